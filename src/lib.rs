@@ -49,19 +49,19 @@
 //! A stage uses the ones above it and the shared roots ([`settings`], [`contract`], [`kafka`],
 //! [`telemetry`], [`supervise`]), never one below. Decisions are apart from I/O: [`join`] is pure.
 
-pub mod contract;
-pub mod kafka;
 pub mod settings;
-pub mod supervise;
+pub mod contract;
 pub mod telemetry;
+pub mod supervise;
+pub mod kafka;
 
-pub mod cli;
-pub mod demo;
-pub mod evaluate;
 pub mod join;
 pub mod joiner;
 pub mod model;
-pub mod publish;
-pub mod simulate;
 pub mod train;
+pub mod publish;
 pub mod trainer;
+pub mod simulate;
+pub mod evaluate;
+pub mod demo;
+pub mod cli;
