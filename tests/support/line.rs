@@ -1,0 +1,93 @@
+//! One test's own line: topics, groups and a model that no other test touches.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use easq::settings::{DEFAULTS, Settings};
+
+use super::{Easq, Kafka};
+
+/// Settings for one test, usable in this process and by the binary as a child process.
+#[derive(Debug, Clone)]
+pub struct Line {
+    name: String,
+    overrides: BTreeMap<String, String>,
+}
+
+impl Line {
+    /// The defaults on the shared broker, with every topic, group and model named after `prefix`.
+    /// Clients started from it listen on no HTTP port.
+    pub fn new(prefix: &str) -> Self {
+        let name = Kafka::unique(prefix);
+        let mut line = Self { name, overrides: BTreeMap::new() };
+        line = line.set("kafka.bootstrap_servers", Kafka::shared().bootstrap()).set("telemetry.listen", "");
+        for key in [
+            "topics.behavior",
+            "topics.responses",
+            "topics.labelled_views",
+            "topics.preference_pairs",
+            "topics.behavior_groups",
+            "topics.late",
+            "topics.dead_letters",
+            "topics.model_prefix",
+            "topics.registry_prefix",
+            "joiner.group",
+            "model.name",
+        ] {
+            let suffix = key.split_once('.').expect("section and key").1.replace('_', "-");
+            let value = format!("{}.{suffix}", line.name);
+            line = line.set(key, value);
+        }
+        line
+    }
+
+    /// Overrides `section.key`.
+    pub fn set(mut self, key: &str, value: impl Display) -> Self {
+        self.overrides.insert(key.to_owned(), value.to_string());
+        self
+    }
+
+    /// The settings as a program started with [`Line::arguments`] sees them.
+    pub fn settings(&self) -> Settings {
+        let defaults = config::File::from_str(DEFAULTS, config::FileFormat::Toml);
+        let mut builder = config::Config::builder().add_source(defaults);
+        for (key, value) in &self.overrides {
+            builder = builder.set_override(key, value.as_str()).expect("a key of the form section.key");
+        }
+        let merged = builder.build().and_then(config::Config::try_deserialize);
+        merged.expect("overrides of the types that the settings have")
+    }
+
+    /// `command` followed by `--set section.key=value` for every override.
+    pub fn arguments(&self, command: &[&str]) -> Vec<String> {
+        let sets =
+            self.overrides.iter().flat_map(|(key, value)| ["--set".to_owned(), format!("{key}={value}")]);
+        command.iter().map(|&word| word.to_owned()).chain(sets).collect()
+    }
+
+    /// Starts the binary on this line.
+    pub fn start(&self, command: &[&str]) -> Easq {
+        Easq::start(self.arguments(command))
+    }
+
+    /// Creates both input topics and the outputs of joiner and trainer, as production has them.
+    pub fn create_topics(&self, partitions: i32) {
+        let kafka = Kafka::shared();
+        let settings = self.settings();
+        let topics = &settings.topics;
+        for topic in [
+            &topics.behavior,
+            &topics.responses,
+            &topics.labelled_views,
+            &topics.preference_pairs,
+            &topics.behavior_groups,
+            &topics.late,
+            &topics.dead_letters,
+        ] {
+            kafka.create_topic(topic, partitions);
+        }
+        let model = &settings.model.name;
+        kafka.create_topic(&topics.model(model), 1);
+        kafka.create_topic_with(&topics.registry(model), 1, &[("cleanup.policy", "compact")]);
+    }
+}

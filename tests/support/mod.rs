@@ -1,0 +1,17 @@
+//! What the tests share: a real Apache Kafka, the real binary as a child process, bounded waits,
+//! and builders of input records. Every test binary includes it as `mod support;`.
+//!
+//! Nothing here skips: a test whose broker cannot be had fails and says what is missing.
+#![allow(dead_code, unused_imports)] // each binary uses a part of it
+
+mod events;
+mod kafka;
+mod line;
+mod process;
+mod wait;
+
+pub use events::{response, view};
+pub use kafka::{Input, Kafka, Record};
+pub use line::Line;
+pub use process::Easq;
+pub use wait::{eventually, eventually_some};

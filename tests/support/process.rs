@@ -1,0 +1,122 @@
+//! The real binary as a child process.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use super::{eventually, eventually_some};
+
+/// A running `easq`; killed when dropped, and its output is shown when the test fails.
+pub struct Easq {
+    child: Child,
+    arguments: String,
+    output: Arc<Mutex<String>>,
+    readers: Vec<thread::JoinHandle<()>>,
+}
+
+impl Easq {
+    /// Starts the binary with these arguments. Standard output and error are captured together.
+    pub fn start<S: AsRef<str>>(arguments: impl IntoIterator<Item = S>) -> Self {
+        Self::start_with(arguments, [])
+    }
+
+    /// As [`Easq::start`], with variables added to its environment.
+    pub fn start_with<'a, S: AsRef<str>>(
+        arguments: impl IntoIterator<Item = S>,
+        environment: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Self {
+        let arguments: Vec<String> = arguments.into_iter().map(|a| a.as_ref().to_owned()).collect();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_easq"))
+            .args(&arguments)
+            .envs(environment)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary that cargo built starts");
+        let output = Arc::new(Mutex::new(String::new()));
+        let stdout = child.stdout.take().expect("a piped standard output");
+        let stderr = child.stderr.take().expect("a piped standard error");
+        let readers = vec![copy_lines(stdout, output.clone()), copy_lines(stderr, output.clone())];
+        Self { child, arguments: arguments.join(" "), output, readers }
+    }
+
+    /// Runs the binary to its end, which must come within `deadline`.
+    #[track_caller]
+    pub fn run<S: AsRef<str>>(
+        arguments: impl IntoIterator<Item = S>,
+        deadline: Duration,
+    ) -> (ExitStatus, String) {
+        let mut easq = Self::start(arguments);
+        let status = easq.wait(deadline);
+        (status, easq.output())
+    }
+
+    /// What it has printed so far.
+    pub fn output(&self) -> String {
+        self.output.lock().expect("no reader panicked").clone()
+    }
+
+    /// Waits until the output holds `text`.
+    #[track_caller]
+    pub fn wait_for_output(&mut self, text: &str, deadline: Duration) {
+        eventually(deadline, &format!("`easq {}` prints '{text}'", self.arguments), || {
+            self.output().contains(text)
+        });
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("a child of this process").is_none()
+    }
+
+    /// SIGTERM: asks it to drain and leave.
+    pub fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// Sends a signal by its name, such as `STOP`, `CONT` or `INT`.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
+        assert!(status.is_ok_and(|status| status.success()), "SIG{name} could not be sent");
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("a child of this process");
+        self.child.wait().expect("a child of this process");
+    }
+
+    /// Waits for its own end; afterwards [`Easq::output`] is complete.
+    #[track_caller]
+    pub fn wait(&mut self, deadline: Duration) -> ExitStatus {
+        let what = format!("`easq {}` ends", self.arguments);
+        let status =
+            eventually_some(deadline, &what, || self.child.try_wait().expect("a child of this process"));
+        for reader in self.readers.drain(..) {
+            reader.join().expect("no reader panicked");
+        }
+        status
+    }
+}
+
+impl Drop for Easq {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("--- easq {}\n{}---", self.arguments, self.output());
+        }
+    }
+}
+
+fn copy_lines(from: impl Read + Send + 'static, to: Arc<Mutex<String>>) -> thread::JoinHandle<()> {
+    thread::spawn(move || {
+        for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
+            let mut text = to.lock().expect("no other reader panicked");
+            text.push_str(&String::from_utf8_lossy(&line));
+            text.push('\n');
+        }
+    })
+}
