@@ -1,0 +1,77 @@
+# One door to everything: `make` lists the tasks. Each one does the set-up it needs by itself.
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+DURATION ?= 60s
+SEED ?= 1
+OUTPUT ?= build/demo
+# embedded: inside the demo's process; real: an Apache Kafka of its own.
+KAFKA ?= embedded
+# Cargo profile of build and demo.
+PROFILE ?= release
+PORT ?= 9092
+
+easq := cargo run --quiet --profile $(PROFILE) --
+
+.PHONY: help
+help: ## List the tasks
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+.PHONY: setup-build
+setup-build:
+	@scripts/system-packages build
+	@scripts/get-libtorch
+
+.PHONY: setup-kafka
+setup-kafka:
+	@scripts/system-packages kafka
+	@scripts/get-kafka >/dev/null
+
+.PHONY: setup
+setup: setup-build setup-kafka ## Fetch what building and testing need; plain cargo works afterwards
+	@scripts/python-env >/dev/null
+
+.PHONY: build
+build: setup-build ## Build the program (PROFILE=release)
+	cargo build --profile $(PROFILE)
+
+.PHONY: demo
+ifeq ($(KAFKA),real)
+demo: setup-kafka
+endif
+demo: setup-build ## Show the whole line at work (DURATION=60s SEED=1 OUTPUT=build/demo KAFKA=embedded|real)
+	cargo build --profile $(PROFILE)
+ifeq ($(KAFKA),real)
+	scripts/with-kafka bash -c '$(easq) demo --duration $(DURATION) --seed $(SEED) --output "$(OUTPUT)" --kafka "$$EASQ_TEST_KAFKA"'
+else ifeq ($(KAFKA),embedded)
+	$(easq) demo --duration $(DURATION) --seed $(SEED) --output "$(OUTPUT)"
+else
+	$(error KAFKA is '$(KAFKA)', allowed are embedded and real)
+endif
+
+.PHONY: test
+test: setup ## Run all tests against a real Apache Kafka (ARGS=... for cargo test)
+	scripts/with-kafka cargo test $(ARGS)
+
+.PHONY: lint
+lint: setup-build ## Check formatting, and lints with warnings as errors
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+
+.PHONY: fmt
+fmt: ## Format the sources
+	cargo fmt
+
+.PHONY: kafka
+kafka: setup-kafka ## Run an empty Apache Kafka on 127.0.0.1 until Ctrl-C (PORT=9092)
+	@scripts/with-kafka --port $(PORT) bash -c 'echo "Apache Kafka at $$EASQ_TEST_KAFKA until Ctrl-C"; exec sleep infinity'
+
+.PHONY: image
+image: ## Build the container image easq:latest with buildah
+	buildah build --format docker --tag easq:latest .
+
+.PHONY: clean
+clean: ## Remove what was built here (not what lies in the user's cache)
+	cargo clean
+	rm -rf build
