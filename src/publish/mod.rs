@@ -1,1 +1,23 @@
-//! (to be written)
+//! The publish protocol: how a version of a model becomes visible, whole or not at all.
+//!
+//! A version is a set of tensors. [`pages`] cuts them into pages that are addressed by SHA-256, so
+//! that a publish writes only what no kept version has written already; [`manifest`] lists them
+//! with what the version has learned; [`gate`] decides whether it becomes `production`; [`keep`]
+//! decides what older versions stay and which pages move; [`publisher`] commits pages, manifest and
+//! pointers in one transaction that the trainer's group membership fences. [`follower`] is the
+//! reading side, for rankers: it keeps the version it has whenever anything is off.
+
+pub mod commands;
+pub mod error;
+pub mod follower;
+pub mod gate;
+pub mod keep;
+pub mod manifest;
+pub mod pages;
+pub mod registry;
+
+pub use follower::{FollowEvent, Follower};
+pub use registry::Registry;
+
+/// Names of tensors below it are training state: in checkpoints only, never loaded by a follower.
+pub const TRAINING_PREFIX: &str = "training.";

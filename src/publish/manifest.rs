@@ -1,0 +1,110 @@
+//! Manifests: encoded, decoded, and checked before anything they say is trusted. Pure.
+
+use prost::Message;
+use thiserror::Error;
+
+use crate::contract::v1;
+use crate::model::Dtype;
+
+/// The manifest format that this program writes; it reads this one and none above it.
+pub const FORMAT: u32 = 1;
+
+/// Pages are read into memory one by one: a manifest may not ask for more than a record can hold.
+const MAX_PAGE_BYTES: u64 = 16 << 20;
+
+/// Why a manifest cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ManifestError {
+    #[error("the manifest does not decode: {0}")]
+    Undecodable(String),
+    #[error("the manifest has format {found}, this program reads up to {FORMAT}: upgrade easq")]
+    NewerFormat { found: u32 },
+    #[error("the manifest has no format number")]
+    NoFormat,
+    #[error("the manifest under versions/{key} says that it is version {found}")]
+    WrongVersion { key: u64, found: u64 },
+    #[error("the manifest is of model '{found}', expected '{expected}'")]
+    WrongModel { found: String, expected: String },
+    #[error("the manifest has no {0}")]
+    Absent(&'static str),
+    #[error("tensor '{tensor}': {problem}")]
+    Tensor { tensor: String, problem: String },
+}
+
+/// The record value of a manifest.
+pub fn encode(manifest: &v1::Manifest) -> Vec<u8> {
+    manifest.encode_to_vec()
+}
+
+/// Decodes and validates the record value under the key `versions/<key>`.
+pub fn decode(value: &[u8], key: u64, model: &str) -> Result<v1::Manifest, ManifestError> {
+    let manifest =
+        v1::Manifest::decode(value).map_err(|error| ManifestError::Undecodable(error.to_string()))?;
+    validate(&manifest, model)?;
+    if manifest.version != key {
+        return Err(ManifestError::WrongVersion { key, found: manifest.version });
+    }
+    Ok(manifest)
+}
+
+/// Checks that the manifest is of a known format, of `model`, and consistent in itself: the pages of
+/// every tensor add up to its shape.
+pub fn validate(manifest: &v1::Manifest, model: &str) -> Result<(), ManifestError> {
+    match manifest.format {
+        0 => return Err(ManifestError::NoFormat),
+        FORMAT => {}
+        found => return Err(ManifestError::NewerFormat { found }),
+    }
+    if manifest.model != model {
+        return Err(ManifestError::WrongModel { found: manifest.model.clone(), expected: model.to_owned() });
+    }
+    if manifest.kind == v1::VersionKind::Unspecified as i32
+        || v1::VersionKind::try_from(manifest.kind).is_err()
+    {
+        return Err(ManifestError::Absent("kind"));
+    }
+    manifest.features.as_ref().ok_or(ManifestError::Absent("feature schema"))?;
+    manifest.shape.as_ref().ok_or(ManifestError::Absent("model shape"))?;
+    let mut previous: Option<&str> = None;
+    for tensor in &manifest.tensors {
+        let fault = |problem: String| ManifestError::Tensor { tensor: tensor.name.clone(), problem };
+        if previous.is_some_and(|previous| previous >= tensor.name.as_str()) {
+            return Err(fault("is not in order of names, or there twice".to_owned()));
+        }
+        validate_tensor(tensor).map_err(fault)?;
+        previous = Some(&tensor.name);
+    }
+    Ok(())
+}
+
+fn validate_tensor(tensor: &v1::Tensor) -> Result<(), String> {
+    let dtype =
+        Dtype::parse(&tensor.dtype).ok_or_else(|| format!("has the unknown dtype '{}'", tensor.dtype))?;
+    let elements = tensor.shape.iter().try_fold(1u64, |product, &size| product.checked_mul(size));
+    let expected = elements.and_then(|elements| elements.checked_mul(dtype.size() as u64));
+    let paged = tensor.pages.iter().try_fold(0u64, |sum, page| sum.checked_add(page.length));
+    if expected.is_none() || expected != paged {
+        return Err(format!("its pages do not add up to shape {:?} of {}", tensor.shape, tensor.dtype));
+    }
+    if tensor
+        .pages
+        .iter()
+        .any(|page| page.length > MAX_PAGE_BYTES || page.offset < 0 || page.sha256.len() != 32)
+    {
+        return Err("has a page of impossible length, offset or digest".to_owned());
+    }
+    Ok(())
+}
+
+/// The manifest's JSON form, proto3's mapping, as in `manifest.json`.
+pub fn to_json(manifest: &v1::Manifest) -> String {
+    let mut json = serde_json::to_string_pretty(manifest).expect("a manifest has a JSON form");
+    json.push('\n');
+    json
+}
+
+/// The version's `next_offset` of an input partition, if it has read that partition.
+pub fn next_offset(manifest: &v1::Manifest, topic: &str, partition: i32) -> Option<i64> {
+    let range = manifest.inputs.iter().find(|range| range.topic == topic && range.partition == partition);
+    range.map(|range| range.next_offset)
+}
