@@ -1,1 +1,3 @@
-//! (to be written)
+//! How well a model ranks: metrics on held-out lists that nothing was trained on.
+
+pub mod ranking;

@@ -1,1 +1,21 @@
-//! (to be written)
+//! The synthetic world: users who watch, are attracted by clickbait, and are satisfied by
+//! something else.
+//!
+//! Attractiveness drives what people do; satisfaction, which drives what they answer, agrees with
+//! it on taste and disagrees on clickbait. Latents are never logged. Every random draw comes from
+//! one seed, in a stream of its own per purpose: adding a fault or an answer changes nothing else.
+
+mod coefficients;
+mod config;
+mod latents;
+mod questionnaire;
+mod stream;
+mod views;
+mod world;
+
+pub use config::{WorldConfig, WorldError};
+pub use stream::{Arrival, Event, SimulatedView, Stream, ViewTruth};
+pub use world::{HELD_OUT_NEGATIVES, HeldOutList, World};
+
+#[cfg(test)]
+mod tests;
