@@ -195,18 +195,14 @@ impl Supervisor {
     /// from outside: after these two the process must exit.
     pub async fn join(mut self) -> Result<(), SuperviseError> {
         let mut signals = Signals::listen()?;
-        let mut failure = None;
-        loop {
-            tokio::select! {
-                () = self.stop.cancelled() => break,
-                () = signals.next() => break,
-                ended = self.running.join_next() => {
-                    let Some(ended) = ended else { return Ok(()) };
-                    failure = self.ended(ended, false);
-                    break;
-                }
-            }
-        }
+        let failure = tokio::select! {
+            () = self.stop.cancelled() => None,
+            () = signals.next() => None,
+            ended = self.running.join_next() => match ended {
+                Some(ended) => self.ended(ended, false),
+                None => return Ok(()),
+            },
+        };
         self.stop.stop();
         self.drain(&mut signals, failure).await
     }

@@ -1,0 +1,13 @@
+//! One struct per observable fact; `emit` logs it and counts it.
+
+#![allow(clippy::disallowed_macros, reason = "the one place where metrics are moved")]
+
+mod joiner;
+mod process;
+mod publish;
+mod trainer;
+
+pub use joiner::*;
+pub use process::*;
+pub use publish::*;
+pub use trainer::*;

@@ -1,0 +1,72 @@
+use std::time::Duration;
+
+use metrics::{counter, gauge, histogram};
+use tracing::{info, warn};
+
+use crate::telemetry::names;
+
+/// A version is visible to followers.
+pub struct VersionPublished {
+    pub version: u64,
+    /// `serving` or `checkpoint`.
+    pub kind: &'static str,
+    /// Whether `production` points to it now.
+    pub is_production: bool,
+    pub pages_written: u64,
+    pub pages_reused: u64,
+    pub bytes_written: u64,
+    pub bytes_reused: u64,
+    pub elapsed: Duration,
+}
+
+impl VersionPublished {
+    pub fn emit(self) {
+        counter!(names::PUBLISH_VERSIONS, "kind" => self.kind).increment(1);
+        gauge!(names::PUBLISH_VERSION, "kind" => self.kind).set(self.version as f64);
+        if self.is_production {
+            gauge!(names::PUBLISH_PRODUCTION).set(self.version as f64);
+        }
+        counter!(names::PUBLISH_PAGES, "state" => "written").increment(self.pages_written);
+        counter!(names::PUBLISH_PAGES, "state" => "reused").increment(self.pages_reused);
+        counter!(names::PUBLISH_BYTES, "state" => "written").increment(self.bytes_written);
+        counter!(names::PUBLISH_BYTES, "state" => "reused").increment(self.bytes_reused);
+        histogram!(names::PUBLISH_SECONDS).record(self.elapsed);
+        info!(
+            version = self.version,
+            kind = self.kind,
+            production = self.is_production,
+            pages_written = self.pages_written,
+            pages_reused = self.pages_reused,
+            bytes_written = self.bytes_written,
+            elapsed = ?self.elapsed,
+            "version published"
+        );
+    }
+}
+
+/// A follower has a version whole, and has swapped it in.
+pub struct VersionFollowed {
+    pub version: u64,
+    pub created_ms: i64,
+}
+
+impl VersionFollowed {
+    pub fn emit(self) {
+        gauge!(names::FOLLOWER_VERSION).set(self.version as f64);
+        gauge!(names::FOLLOWER_CREATED).set(self.created_ms as f64 / 1_000.0);
+        info!(version = self.version, "version in place");
+    }
+}
+
+/// Something in a version was off; the follower keeps the one it has.
+pub struct VersionRefused<'a> {
+    pub version: u64,
+    pub reason: &'a str,
+}
+
+impl VersionRefused<'_> {
+    pub fn emit(self) {
+        counter!(names::FOLLOWER_REFUSED).increment(1);
+        warn!(version = self.version, "version refused, the one in place stays: {}", self.reason);
+    }
+}

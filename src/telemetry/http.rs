@@ -1,0 +1,141 @@
+//! `/healthz` and `/metrics`, for a probe and a scraper that may be anyone who reaches the port:
+//! the size and the time of a request are limited, as is the number of connections.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::recorder::{Metrics, UPKEEP_INTERVAL};
+use crate::supervise::StopToken;
+
+/// Connections served at once; others wait to be accepted.
+const MAX_CONNECTIONS: usize = 32;
+/// Request line and headers together.
+const MAX_HEADER_BYTES: usize = 16 * 1024;
+/// A client that has not sent its headers by then is disconnected.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest life of a connection, kept-alive ones included; a scraper opens a new one.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
+/// After a failed accept (descriptors exhausted), so that the loop does not spin.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("cannot listen on telemetry.listen = {address}")]
+    Listen { address: SocketAddr, source: io::Error },
+}
+
+#[derive(Clone)]
+struct Shared {
+    metrics: Metrics,
+    draining: StopToken,
+}
+
+/// Keeps the metrics up and, when `listen` is given, serves them until `stop`.
+///
+/// `GET /healthz` answers 200 while the process works and 503 from the moment `draining` stops;
+/// `GET /metrics` answers in the Prometheus text format.
+///
+/// # Errors
+/// [`ServeError::Listen`] when the address cannot be had.
+pub async fn serve(
+    listen: Option<SocketAddr>,
+    metrics: Metrics,
+    draining: StopToken,
+    stop: StopToken,
+) -> Result<(), ServeError> {
+    let upkeep = upkeep(metrics.clone());
+    let Some(address) = listen else {
+        tokio::select! { () = upkeep => {}, () = stop.cancelled() => {} }
+        return Ok(());
+    };
+    let listener =
+        TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
+    let address = listener.local_addr().unwrap_or(address);
+    tracing::info!(%address, "serving /healthz and /metrics");
+    let router = router(Shared { metrics, draining });
+    tokio::select! {
+        () = accept(listener, router, stop.clone()) => {}
+        () = upkeep => {}
+        () = stop.cancelled() => {}
+    }
+    Ok(())
+}
+
+fn router(shared: Shared) -> Router {
+    Router::new().route("/healthz", get(healthz)).route("/metrics", get(metrics)).with_state(shared)
+}
+
+async fn healthz(State(shared): State<Shared>) -> impl IntoResponse {
+    if shared.draining.is_stopped() {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+    } else {
+        (StatusCode::OK, "ok\n")
+    }
+}
+
+async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.metrics.render())
+}
+
+async fn upkeep(metrics: Metrics) {
+    let mut ticks = interval(UPKEEP_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        metrics.run_upkeep();
+    }
+}
+
+async fn accept(listener: TcpListener, router: Router, stop: StopToken) {
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let slot = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let (router, stop) = (router.clone(), stop.clone());
+                tokio::spawn(async move {
+                    tokio::select! {
+                        _ = timeout(CONNECTION_TIMEOUT, connection(stream, router)) => {}
+                        () = stop.cancelled() => {}
+                    }
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept an HTTP connection");
+                tokio::time::sleep(ACCEPT_BACKOFF).await;
+            }
+        }
+    }
+}
+
+/// Serves one connection. Request bodies are never read: neither route wants one, and the
+/// connection of a client that sends one is closed after the answer.
+async fn connection(stream: TcpStream, router: Router) {
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(MAX_HEADER_BYTES)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "an HTTP connection ended early");
+    }
+}
+
+#[cfg(test)]
+mod tests;

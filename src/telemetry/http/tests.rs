@@ -1,0 +1,81 @@
+use super::*;
+use std::io::ErrorKind;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::OnceCell;
+
+/// The recorder is global to the process, so the tests share it.
+static METRICS: OnceCell<Metrics> = OnceCell::const_new();
+
+async fn served() -> (SocketAddr, StopToken, StopToken) {
+    let metrics = METRICS
+        .get_or_init(|| async { crate::telemetry::install_recorder().expect("installed once") })
+        .await
+        .clone();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (draining, stop) = (StopToken::new(), StopToken::new());
+    let router = router(Shared { metrics, draining: draining.clone() });
+    tokio::spawn(accept(listener, router, stop.clone()));
+    (address, draining, stop)
+}
+
+/// Sends `request` and reads until the server closes.
+async fn exchange(address: SocketAddr, request: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    // The server may answer and close before it has read everything.
+    let _ = stream.write_all(request).await;
+    let mut answer = Vec::new();
+    match stream.read_to_end(&mut answer).await {
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+        Err(error) => panic!("{error}"),
+    }
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn healthz_turns_from_ok_to_draining() {
+    let (address, draining, _stop) = served().await;
+    let request = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    assert!(exchange(address, request).await.starts_with("HTTP/1.1 200"));
+    draining.stop();
+    let answer = exchange(address, request).await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("draining\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn metrics_are_served_with_their_help() {
+    let (address, _draining, _stop) = served().await;
+    crate::telemetry::events::Started { command: "test" }.emit();
+    let answer = exchange(address, b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    assert!(answer.contains("# HELP easq_build_info"), "{answer}");
+    assert!(answer.contains("text/plain; version=0.0.4"), "{answer}");
+}
+
+#[tokio::test]
+async fn anything_but_get_is_refused_and_its_body_is_not_read() {
+    let (address, _draining, _stop) = served().await;
+    let request = b"POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\nabc";
+    assert!(exchange(address, request).await.starts_with("HTTP/1.1 405"));
+}
+
+#[tokio::test]
+async fn oversized_headers_are_refused() {
+    let (address, _draining, _stop) = served().await;
+    let request =
+        format!("GET /metrics HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(2 * MAX_HEADER_BYTES));
+    assert!(exchange(address, request.as_bytes()).await.starts_with("HTTP/1.1 431"));
+}
+
+#[tokio::test]
+async fn a_stop_ends_open_connections() {
+    let (address, _draining, stop) = served().await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let mut byte = [0; 1];
+    stream.read_exact(&mut byte).await.unwrap();
+    stop.stop();
+    let mut rest = Vec::new();
+    let closed = timeout(Duration::from_secs(30), stream.read_to_end(&mut rest)).await;
+    assert!(closed.is_ok(), "the connection outlived the stop");
+}

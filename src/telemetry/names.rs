@@ -1,0 +1,146 @@
+//! Every metric: name, kind, labels and meaning, in one table.
+//!
+//! Prometheus' conventions: the prefix `easq_`, base units (seconds, bytes) last in the name,
+//! `_total` for counters. README's table is compared with this one by a test.
+
+/// How a metric behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+impl Kind {
+    /// The word of the Prometheus text format.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metric {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+}
+
+macro_rules! table {
+    ($($constant:ident $name:literal $kind:ident [$($label:literal),*] $help:literal;)*) => {
+        $(#[doc = $help] pub const $constant: &str = $name;)*
+        /// All metrics, in the order in which data flows.
+        pub const TABLE: &[Metric] = &[
+            $(Metric { name: $name, kind: Kind::$kind, labels: &[$($label),*], help: $help },)*
+        ];
+    };
+}
+
+table! {
+    BUILD_INFO "easq_build_info" Gauge ["version"]
+        "Always 1; the version of the program.";
+
+    JOIN_RECORDS "easq_join_records_total" Counter ["topic", "partition", "outcome"]
+        "Committed input records since the group began, by final outcome; only partitions owned by this process.";
+    JOIN_CONSUMED_RECORDS "easq_join_consumed_records_total" Counter ["topic", "partition"]
+        "Committed input records since the group began: equals all outcomes plus those waiting.";
+    JOIN_WAITING_RECORDS "easq_join_waiting_records" Gauge ["topic", "partition"]
+        "Records in the join window that may still match.";
+    JOIN_BUFFERED_BYTES "easq_join_buffered_bytes" Gauge ["topic", "partition"]
+        "Memory of the join window.";
+    JOIN_STREAM_TIME "easq_join_stream_time_seconds" Gauge ["topic", "partition"]
+        "Greatest event time read, as Unix time.";
+    JOIN_LAG_RECORDS "easq_join_lag_records" Gauge ["topic", "partition"]
+        "Records between the position and the end of the partition.";
+    JOIN_LAG_SECONDS "easq_join_lag_seconds" Gauge ["topic", "partition"]
+        "Time since the last record read was written, 0 at the end of the partition.";
+    JOIN_PAIRS "easq_join_pairs_total" Counter ["partition", "scope"]
+        "Committed preference pairs since the group began.";
+    JOIN_GROUPS "easq_join_groups_total" Counter ["partition", "outcome"]
+        "Committed behavior groups since the group began, by outcome.";
+
+    JOINER_PARTITIONS "easq_joiner_partitions" Gauge ["instance"]
+        "Partition numbers owned by a joiner instance.";
+    JOINER_TRANSACTIONS "easq_joiner_transactions_total" Counter ["result"]
+        "Joiner transactions, committed or aborted.";
+    JOINER_TRANSACTION_SECONDS "easq_joiner_transaction_seconds" Histogram []
+        "Time from begin to commit of a joiner transaction.";
+    JOINER_RECOVERY_SECONDS "easq_joiner_recovery_seconds" Histogram []
+        "Time from the assignment of a partition to its first new output.";
+    KAFKA_UNAVAILABLE "easq_kafka_unavailable" Gauge ["client"]
+        "1 while a Kafka client is retrying, else 0.";
+
+    TRAINER_OWNER "easq_trainer_owner" Gauge []
+        "1 while this process trains the model, 0 while it stands by.";
+    TRAINER_LAG_RECORDS "easq_trainer_lag_records" Gauge ["topic", "partition"]
+        "Samples between the trainer's position and the end of the partition.";
+    TRAINER_SAMPLES "easq_trainer_samples_total" Counter ["kind"]
+        "Samples taken into training: group or pair.";
+    TRAINER_DROPPED "easq_trainer_dropped_samples_total" Counter ["kind", "reason"]
+        "Samples that training refused.";
+    TRAIN_STEPS "easq_train_steps_total" Counter []
+        "Training steps.";
+    TRAIN_STEP_SECONDS "easq_train_step_seconds" Histogram []
+        "Time of a training step, scoring before learning included.";
+    TRAIN_SKIPPED_BATCHES "easq_train_skipped_batches_total" Counter []
+        "Batches skipped because a loss or gradient was not finite.";
+    TRAIN_LOSS "easq_train_loss" Gauge ["term"]
+        "Losses of the last step: main, satisfaction, dpo.";
+    TRAIN_WIN_RATE "easq_train_win_rate" Gauge ["model", "kind"]
+        "Progressive share of pairs ranked right before they were learned: of the model and its twin, on behavior and preference.";
+    TRAIN_GRADIENT_NORM "easq_train_gradient_norm" Gauge ["group"]
+        "Gradient norm of the last step, before clipping.";
+    TRAIN_RESERVOIR_PAIRS "easq_train_reservoir_pairs" Gauge ["state"]
+        "Preference pairs in the label reservoir: never_used or used.";
+
+    PUBLISH_VERSIONS "easq_publish_versions_total" Counter ["kind"]
+        "Versions published: serving or checkpoint.";
+    PUBLISH_VERSION "easq_publish_version" Gauge ["kind"]
+        "Number of the newest version of a kind.";
+    PUBLISH_PRODUCTION "easq_publish_production_version" Gauge []
+        "Number of the version that production points to.";
+    PUBLISH_PAGES "easq_publish_pages_total" Counter ["state"]
+        "Pages of published versions: written or reused.";
+    PUBLISH_BYTES "easq_publish_bytes_total" Counter ["state"]
+        "Bytes of these pages.";
+    PUBLISH_SECONDS "easq_publish_seconds" Histogram []
+        "Time of a publish, from the tensors to the commit.";
+
+    FOLLOWER_VERSION "easq_follower_version" Gauge []
+        "Number of the version that a follower has in place.";
+    FOLLOWER_CREATED "easq_follower_version_created_seconds" Gauge []
+        "When that version was published, as Unix time.";
+    FOLLOWER_REFUSED "easq_follower_refused_versions_total" Counter []
+        "Versions that a follower did not take because something in them was off.";
+}
+
+/// The row of a metric.
+///
+/// # Panics
+/// When `name` is not one of this module's constants.
+pub(super) fn metric(name: &str) -> &'static Metric {
+    TABLE.iter().find(|metric| metric.name == name).expect("every constant has its row")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique_and_follow_the_conventions_of_prometheus() {
+        let names: BTreeSet<_> = TABLE.iter().map(|metric| metric.name).collect();
+        assert_eq!(names.len(), TABLE.len());
+        for metric in TABLE {
+            assert!(metric.name.starts_with("easq_"), "{}", metric.name);
+            assert_eq!(metric.name.ends_with("_total"), metric.kind == Kind::Counter, "{}", metric.name);
+            let is_duration = metric.name.ends_with("_seconds");
+            assert!(metric.kind != Kind::Histogram || is_duration, "{}", metric.name);
+            assert!(metric.help.ends_with('.'), "{}", metric.name);
+        }
+    }
+}
