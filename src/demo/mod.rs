@@ -1,1 +1,7 @@
-//! (to be written)
+//! The whole line in one process: world, joiner, trainer, publisher, follower, evaluation, report.
+
+mod args;
+mod run;
+
+pub use args::Args;
+pub use run::{DemoError, run};

@@ -5,15 +5,21 @@
 //! it on taste and disagrees on clickbait. Latents are never logged. Every random draw comes from
 //! one seed, in a stream of its own per purpose: adding a fault or an answer changes nothing else.
 
+mod args;
 mod coefficients;
 mod config;
+mod faults;
 mod latents;
 mod questionnaire;
+mod run;
 mod stream;
 mod views;
 mod world;
 
+pub use args::{Args, RecordTime, parse_duration};
 pub use config::{WorldConfig, WorldError};
+pub use faults::FaultRates;
+pub use run::{SimulateError, run};
 pub use stream::{Arrival, Event, SimulatedView, Stream, ViewTruth};
 pub use world::{HELD_OUT_NEGATIVES, HeldOutList, World};
 
