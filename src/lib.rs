@@ -47,12 +47,12 @@
 //! # Modules, in the order data flows
 //!
 //! A stage uses the ones above it and the shared roots ([`settings`], [`contract`], [`kafka`],
-//! [`telemetry`], [`supervise`]), never one below. Decisions are apart from I/O: [`join`] is pure.
+//! [`supervise`], [`telemetry`]), never one below. Decisions are apart from I/O: [`join`] is pure.
 
 pub mod settings;
 pub mod contract;
-pub mod telemetry;
 pub mod supervise;
+pub mod telemetry;
 pub mod kafka;
 
 pub mod join;
