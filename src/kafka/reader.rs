@@ -1,0 +1,328 @@
+//! Logs read from explicit offsets: committed records only, no group, no silent jumps.
+//!
+//! Where a reader goes on is the caller's knowledge (a checkpoint, a manifest); an offset that the
+//! log does not hold any more is an error that names it, never a reset.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use rdkafka::Offset;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+
+use super::client::{Context, client_config, is_access_refused, is_connection_trouble};
+use super::{Record, TopicNames, partition_list};
+use crate::settings;
+use crate::supervise::StopToken;
+
+/// Why a log could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// Retention or a trim has removed the offset, or the topic was deleted and made anew.
+    #[error("offset {offset} of '{topic}' partition {partition} is gone: the log holds {low} up to {high}")]
+    OffsetGone { topic: Arc<str>, partition: i32, offset: i64, low: i64, high: i64 },
+    #[error("topic '{topic}' does not exist: create it, for example with `easq topics create`")]
+    UnknownTopic { topic: String },
+    #[error("the brokers refuse '{client}': {reason}; grant the rights or correct the credentials")]
+    AccessRefused { client: String, reason: String },
+    #[error("no answer about '{topic}' within {} s: {reason}", REQUEST_TIMEOUT.as_secs())]
+    Unavailable { topic: String, reason: String },
+    #[error("stopped before the end of '{topic}' partition {partition}")]
+    Stopped { topic: String, partition: i32 },
+    #[error("reading as '{client}': {reason}")]
+    Client { client: String, reason: String },
+}
+
+/// How long a question about a topic may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// `poll` returns at once, again and again, while brokers are down.
+const PAUSE_ON_ERROR: Duration = Duration::from_millis(20);
+
+/// Measured for a reader of dense topics: the default fetch.queue.backoff.ms costs more than half
+/// of the throughput.
+pub(crate) const FETCH_TUNING: [(&str, &str); 6] = [
+    ("fetch.queue.backoff.ms", "20"),
+    ("fetch.min.bytes", "1"),
+    ("fetch.error.backoff.ms", "50"),
+    ("max.partition.fetch.bytes", "4194304"),
+    ("queued.max.messages.kbytes", "65536"),
+    ("queued.min.messages", "100000"),
+];
+
+/// Properties of a consumer whose partitions are assigned by hand. `assign` fails without a
+/// group id; nothing is ever committed for this one.
+pub(crate) const BY_HAND: [(&str, &str); 6] = [
+    ("group.id", "easq-reader"),
+    ("isolation.level", "read_committed"),
+    ("auto.offset.reset", "error"),
+    ("enable.auto.commit", "false"),
+    ("enable.auto.offset.store", "false"),
+    ("enable.partition.eof", "true"),
+];
+
+/// Reads committed records of partitions that were assigned by hand. Used by one thread.
+pub struct LogReader {
+    consumer: BaseConsumer<Context>,
+    client: String,
+    names: RefCell<TopicNames>,
+    assigned: Vec<(Arc<str>, i32, i64)>,
+}
+
+/// What one poll of a partition's log came to.
+enum Polled {
+    Record(Record),
+    /// A partition of this number has been read to its last stable offset. librdkafka does not
+    /// say of which topic.
+    End,
+    Nothing,
+}
+
+impl LogReader {
+    /// A reader without partitions. `client` names it in logs and errors, for example
+    /// `trainer reader`.
+    ///
+    /// # Errors
+    /// [`ReadError::Client`] when librdkafka refuses the properties.
+    pub fn new(kafka: &settings::Kafka, client: &str) -> Result<Self, ReadError> {
+        Self::with_tuning(kafka, client, &FETCH_TUNING)
+    }
+
+    fn with_tuning(
+        kafka: &settings::Kafka,
+        client: &str,
+        tuning: &[(&str, &str)],
+    ) -> Result<Self, ReadError> {
+        let consumer = client_config(kafka, tuning, &BY_HAND)
+            .create_with_context(Context::new(client, ()))
+            .map_err(|error| client_error(client, &error))?;
+        let names = RefCell::default();
+        Ok(Self { consumer, client: client.to_owned(), names, assigned: Vec::new() })
+    }
+
+    /// Reads exactly these partitions from now on, each from the given offset. Whether the log
+    /// still holds the offset shows in [`poll`](Self::poll).
+    pub fn assign(&mut self, partitions: &[(&str, i32, i64)]) -> Result<(), ReadError> {
+        let positions =
+            partitions.iter().map(|&(topic, partition, offset)| (topic, partition, Offset::Offset(offset)));
+        let list = partition_list(positions).map_err(|error| client_error(&self.client, &error))?;
+        self.consumer.assign(&list).map_err(|error| client_error(&self.client, &error))?;
+        let names = self.names.get_mut();
+        self.assigned = partitions
+            .iter()
+            .map(|&(topic, partition, offset)| (names.get(topic), partition, offset))
+            .collect();
+        Ok(())
+    }
+
+    /// The next committed record, or `None` when there is none within `timeout` or no broker can
+    /// be reached (reported in the log once per change).
+    ///
+    /// # Errors
+    /// [`ReadError::OffsetGone`], [`ReadError::UnknownTopic`], [`ReadError::AccessRefused`]: nothing
+    /// that passes by itself.
+    pub fn poll(&self, timeout: Duration) -> Result<Option<Record>, ReadError> {
+        match self.next(timeout)? {
+            Polled::Record(record) => Ok(Some(record)),
+            Polled::End | Polled::Nothing => Ok(None),
+        }
+    }
+
+    fn next(&self, timeout: Duration) -> Result<Polled, ReadError> {
+        match self.consumer.poll(timeout) {
+            None => Ok(Polled::Nothing),
+            Some(Ok(message)) => {
+                self.consumer.context().connection.note_up();
+                let topic = self.names.borrow_mut().get(message.topic());
+                Ok(Polled::Record(Record::copied(topic, &message)))
+            }
+            Some(Err(KafkaError::PartitionEOF(_))) => {
+                self.consumer.context().connection.note_up();
+                Ok(Polled::End)
+            }
+            Some(Err(error)) => self.on_error(&error).map(|()| Polled::Nothing),
+        }
+    }
+
+    fn on_error(&self, error: &KafkaError) -> Result<(), ReadError> {
+        use RDKafkaErrorCode as Code;
+        match error.rdkafka_error_code() {
+            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => match self.gone_offset()? {
+                Some(gone) => Err(gone),
+                None => Err(client_error(&self.client, error)),
+            },
+            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
+                Err(ReadError::UnknownTopic { topic: self.missing_topic() })
+            }
+            Some(code) if is_access_refused(code) => {
+                Err(ReadError::AccessRefused { client: self.client.clone(), reason: error.to_string() })
+            }
+            _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => {
+                Err(client_error(&self.client, error))
+            }
+            _ => {
+                if is_connection_trouble(error) {
+                    self.consumer.context().connection.note_down(&error.to_string());
+                } else {
+                    tracing::debug!(client = self.client, %error, "poll");
+                }
+                thread::sleep(PAUSE_ON_ERROR);
+                Ok(())
+            }
+        }
+    }
+
+    /// The assigned partition whose position its log does not hold; librdkafka does not name it.
+    fn gone_offset(&self) -> Result<Option<ReadError>, ReadError> {
+        for (topic, partition, assigned) in &self.assigned {
+            let offset = self.position(topic, *partition).unwrap_or(*assigned);
+            let (low, high) = self.watermarks(topic, *partition)?;
+            if offset < low || offset > high {
+                let (topic, partition) = (Arc::clone(topic), *partition);
+                return Ok(Some(ReadError::OffsetGone { topic, partition, offset, low, high }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first assigned topic that the cluster does not know, or all assigned topics.
+    fn missing_topic(&self) -> String {
+        let mut topics: Vec<&str> = self.assigned.iter().map(|(topic, ..)| &**topic).collect();
+        topics.dedup();
+        let missing =
+            topics.iter().find(|topic| matches!(self.partitions(topic), Err(ReadError::UnknownTopic { .. })));
+        missing.map_or_else(|| topics.join("', '"), |topic| (*topic).to_owned())
+    }
+
+    /// The offset behind the last record that [`poll`](Self::poll) gave; `None` before the first.
+    pub fn position(&self, topic: &str, partition: i32) -> Option<i64> {
+        let positions = self.consumer.position().ok()?;
+        match positions.find_partition(topic, partition)?.offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        }
+    }
+
+    /// Stops fetching all assigned partitions of a topic. Records already fetched are let go and
+    /// fetched again after [`resume`](Self::resume), so do not pause for moments.
+    pub fn pause(&self, topic: &str) -> Result<(), ReadError> {
+        self.set_paused(true, |assigned, _| assigned == topic)
+    }
+
+    pub fn resume(&self, topic: &str) -> Result<(), ReadError> {
+        self.set_paused(false, |assigned, _| assigned == topic)
+    }
+
+    pub fn pause_partition(&self, topic: &str, partition: i32) -> Result<(), ReadError> {
+        self.set_paused(true, |assigned, number| assigned == topic && number == partition)
+    }
+
+    pub fn resume_partition(&self, topic: &str, partition: i32) -> Result<(), ReadError> {
+        self.set_paused(false, |assigned, number| assigned == topic && number == partition)
+    }
+
+    fn set_paused(&self, paused: bool, chosen: impl Fn(&str, i32) -> bool) -> Result<(), ReadError> {
+        let partitions = self
+            .assigned
+            .iter()
+            .filter(|(topic, partition, _)| chosen(topic, *partition))
+            .map(|(topic, partition, _)| (&**topic, *partition, Offset::Invalid));
+        let list = partition_list(partitions).map_err(|error| client_error(&self.client, &error))?;
+        let done = if paused { self.consumer.pause(&list) } else { self.consumer.resume(&list) };
+        done.map_err(|error| client_error(&self.client, &error))
+    }
+
+    /// The first offset that the log holds, and its last stable offset: the one behind the last
+    /// committed record or control record. Asks the broker; blocks for up to ten seconds.
+    pub fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), ReadError> {
+        self.consumer
+            .fetch_watermarks(topic, partition, REQUEST_TIMEOUT)
+            .map_err(|error| question_failed(topic, &self.client, &error))
+    }
+
+    /// The number of partitions of a topic. Asks a broker; blocks for up to ten seconds.
+    pub fn partitions(&self, topic: &str) -> Result<i32, ReadError> {
+        let metadata = self
+            .consumer
+            .fetch_metadata(Some(topic), REQUEST_TIMEOUT)
+            .map_err(|error| question_failed(topic, &self.client, &error))?;
+        let count = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
+        match i32::try_from(count) {
+            Ok(count) if count > 0 => Ok(count),
+            _ => Err(ReadError::UnknownTopic { topic: topic.to_owned() }),
+        }
+    }
+}
+
+fn client_error(client: &str, error: &KafkaError) -> ReadError {
+    ReadError::Client { client: client.to_owned(), reason: error.to_string() }
+}
+
+fn question_failed(topic: &str, client: &str, error: &KafkaError) -> ReadError {
+    use RDKafkaErrorCode as Code;
+    match error.rdkafka_error_code() {
+        Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
+            ReadError::UnknownTopic { topic: topic.to_owned() }
+        }
+        Some(code) if is_access_refused(code) => {
+            ReadError::AccessRefused { client: client.to_owned(), reason: error.to_string() }
+        }
+        _ => ReadError::Unavailable { topic: topic.to_owned(), reason: error.to_string() },
+    }
+}
+
+/// Where [`read_to_end`] begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    /// The first record that the log holds.
+    Beginning,
+    Offset(i64),
+}
+
+/// Gives every committed record of a partition, up to the last stable offset at the time of the
+/// call or somewhat later, to `each`; the offset to go on from.
+///
+/// # Errors
+/// As [`LogReader::poll`]; [`ReadError::Unavailable`] when no broker answers at the beginning;
+/// [`ReadError::Stopped`] when the stop comes first.
+pub fn read_to_end(
+    kafka: &settings::Kafka,
+    topic: &str,
+    partition: i32,
+    from: From,
+    stop: &StopToken,
+    mut each: impl FnMut(Record),
+) -> Result<i64, ReadError> {
+    // A fetch at the end waits this long before it says that there is no more.
+    let tuning = [&FETCH_TUNING[..], &[("fetch.wait.max.ms", "20")]].concat();
+    let mut reader = LogReader::with_tuning(kafka, "one-time reader", &tuning)?;
+    let (low, end) = reader.watermarks(topic, partition)?;
+    let mut next = match from {
+        From::Beginning => low,
+        From::Offset(offset) => offset,
+    };
+    if next < low || next > end {
+        return Err(ReadError::OffsetGone { topic: topic.into(), partition, offset: next, low, high: end });
+    }
+    reader.assign(&[(topic, partition, next)])?;
+    while next < end {
+        if stop.is_stopped() {
+            return Err(ReadError::Stopped { topic: topic.to_owned(), partition });
+        }
+        match reader.next(POLL_SLICE)? {
+            Polled::Record(record) => {
+                next = record.offset + 1;
+                each(record);
+            }
+            // Behind the last record there are only control records and aborted ones.
+            Polled::End => next = next.max(end),
+            Polled::Nothing => {}
+        }
+    }
+    Ok(next)
+}
+
+/// How often a reader to the end looks at the stop.
+const POLL_SLICE: Duration = Duration::from_millis(100);
