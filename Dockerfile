@@ -1,0 +1,31 @@
+# The base images can be replaced: --build-arg BUILD_IMAGE=... --build-arg RUNTIME_IMAGE=...
+ARG BUILD_IMAGE=docker.io/library/rust:1.95-bookworm
+ARG RUNTIME_IMAGE=docker.io/library/debian:bookworm-slim
+
+FROM ${BUILD_IMAGE} AS build
+WORKDIR /src
+# Fetched again only when the scripts change.
+COPY scripts/system-packages scripts/get-libtorch scripts/
+RUN scripts/system-packages build && EASQ_CACHE=/var/cache/easq scripts/get-libtorch
+COPY . .
+RUN cargo build --release --locked \
+    && install -D target/release/easq /opt/easq/bin/easq \
+    && mkdir /opt/easq/lib \
+    && cp build/libtorch/lib/*.so* /opt/easq/lib/ \
+    && strip --strip-debug /opt/easq/bin/easq
+
+FROM ${RUNTIME_IMAGE}
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends ca-certificates libssl3 libstdc++6 zlib1g \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin easq
+# The binary looks for libtorch in ../lib beside it.
+COPY --from=build /opt/easq /opt/easq
+ENV PATH=/opt/easq/bin:$PATH EASQ__TELEMETRY__LISTEN=0.0.0.0:9464
+USER 10001:10001
+EXPOSE 9464
+# Bash opens the connection by itself: the image needs no HTTP client.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \
+    CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/9464 && printf 'GET /healthz HTTP/1.0\\r\\n\\r\\n' >&3 && read -r _ status _ <&3 && [ \"$status\" = 200 ]"]
+ENTRYPOINT ["easq"]
+CMD ["run"]
