@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`transaction`] | joiner and trainer: outputs and offsets that commit together |
 //! | [`reader`] | trainer, follower, registry: a log read from explicit offsets |
+//! | [`membership`] | joiner: two consumers of two co-partitioned topics, one membership |
 //! | [`ownership`] | trainer: which of several processes owns a model |
 //! | [`producer`] | simulator: a plain idempotent writer |
 //! | [`topics`] | `easq topics`: what must exist, and how it must be set |
@@ -25,6 +26,7 @@ use rdkafka::producer::BaseRecord;
 
 pub mod client;
 pub mod embedded;
+pub mod membership;
 pub mod ownership;
 pub mod producer;
 pub mod reader;

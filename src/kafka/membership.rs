@@ -1,0 +1,392 @@
+//! Two consumers with one group membership, so that the sparse responses never wait behind the
+//! dense views.
+//!
+//! The *member* subscribes to both input topics, so that the range assignor gives it the same
+//! partition numbers of both, but fetches responses only. The *mirror* is a client of its own that
+//! is assigned the same partition numbers of the behavior topic by hand and never commits. The
+//! offsets of both topics are committed, in the producer's transaction, with the member's group
+//! metadata.
+//!
+//! One thread uses a [`Membership`]. A rebalance is handed out by [`Membership::poll_responses`]
+//! as a [`Rebalance`], and the member stays in that rebalance until it is answered, on the same
+//! thread and before the next poll: with [`Membership::start`] after an assignment, with
+//! [`Membership::release`] after a revocation. Heartbeats go on in the background meanwhile;
+//! `joiner.max_poll_interval_ms` bounds the time between two polls.
+
+mod config;
+mod error;
+mod feed;
+
+use std::time::{Duration, Instant};
+
+use rdkafka::Offset;
+use rdkafka::consumer::Consumer;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+pub use self::error::MembershipError;
+use self::error::failed;
+use self::feed::{ChangeKind, Feed};
+use super::{GroupMetadata, Record, partition_list};
+use crate::settings::Settings;
+use crate::supervise::StopToken;
+
+/// One request to the broker, as long as it may take before the loop looks at its stop token.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// One of the two inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Side {
+    /// `topics.behavior`, fetched by the mirror.
+    Views,
+    /// `topics.responses`, fetched by the member.
+    Responses,
+}
+
+/// A change of the partitions that this member owns; the same numbers of both inputs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rebalance {
+    /// All partitions of the new assignment. Answer with [`Membership::start`].
+    Assigned { partitions: Vec<i32> },
+    /// All partitions are taken away. `lost`: others may own them already, so what is open must be
+    /// aborted, not committed. Answer with [`Membership::release`].
+    Revoked { partitions: Vec<i32>, lost: bool },
+}
+
+/// The offsets at which a partition of both inputs is read on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Start {
+    pub partition: i32,
+    pub views: i64,
+    pub responses: i64,
+}
+
+/// What the group has committed for one partition of one topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    pub offset: i64,
+    pub metadata: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommittedPartition {
+    pub partition: i32,
+    pub views: Option<Committed>,
+    pub responses: Option<Committed>,
+}
+
+/// What the polls met since the last look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Records below the expected offset or of partitions not owned. Any is a defect.
+    pub dropped_records: u64,
+    /// A position is out of the range that the broker still has: recover from the committed offsets.
+    pub offset_gone: bool,
+}
+
+/// See the [module documentation](self).
+pub struct Membership {
+    member: Feed,
+    mirror: Feed,
+    group: String,
+    group_metadata: Option<GroupMetadata>,
+    max_poll_interval: Duration,
+}
+
+impl Membership {
+    /// Checks the partition counts and subscribes. Waits for the brokers until they answer or
+    /// `stop` says so (then `None`). `instance_id` empty: dynamic membership.
+    ///
+    /// # Errors
+    /// Unequal partition counts, a missing topic, properties that librdkafka refuses.
+    pub fn join(
+        settings: &Settings,
+        instance_id: &str,
+        stop: &StopToken,
+    ) -> Result<Option<Self>, MembershipError> {
+        let member =
+            Feed::new(settings.topics.responses.as_str().into(), config::member(settings, instance_id)?);
+        let mirror = Feed::new(settings.topics.behavior.as_str().into(), config::mirror(settings)?);
+        let membership = Self {
+            member,
+            mirror,
+            group: settings.joiner.group.clone(),
+            group_metadata: None,
+            max_poll_interval: Duration::from_millis(settings.joiner.max_poll_interval_ms),
+        };
+        if !membership.check_partition_counts(stop)? {
+            return Ok(None);
+        }
+        let topics = [&*membership.member.topic, &*membership.mirror.topic];
+        membership.member.consumer.subscribe(&topics).map_err(failed("subscribing to the inputs"))?;
+        Ok(Some(membership))
+    }
+
+    /// `false`: stopped before the brokers answered. Asking the mirror also warms it: its first
+    /// fetch would otherwise be a second late.
+    fn check_partition_counts(&self, stop: &StopToken) -> Result<bool, MembershipError> {
+        let mut counts = [0; 2];
+        for (count, feed) in counts.iter_mut().zip([&self.mirror, &self.member]) {
+            *count = loop {
+                if stop.is_stopped() {
+                    return Ok(false);
+                }
+                match feed.partition_count(REQUEST_TIMEOUT)? {
+                    Some(count) => break count,
+                    None => drop(stop.wait(RETRY_PAUSE)),
+                }
+            };
+        }
+        if counts[0] == counts[1] {
+            return Ok(true);
+        }
+        Err(MembershipError::UnequalPartitions {
+            behavior: self.mirror.topic.to_string(),
+            behavior_partitions: counts[0],
+            responses: self.member.topic.to_string(),
+            responses_partitions: counts[1],
+        })
+    }
+
+    /// Appends at most `max` responses to `records`, waiting at most `timeout` for the first. The
+    /// rebalance, if there is one, comes after these records and must be answered before the next
+    /// poll.
+    ///
+    /// # Errors
+    /// Fenced, not authorized, or an assignment whose partition numbers differ between the inputs.
+    /// Brokers that are away are not an error: polls bring nothing until they are back.
+    pub fn poll_responses(
+        &mut self,
+        max: usize,
+        timeout: Duration,
+        records: &mut Vec<Record>,
+    ) -> Result<Option<Rebalance>, MembershipError> {
+        self.member.poll(max, timeout, records).map_err(|fault| fault.into_error(&self.group))?;
+        let Some(change) = self.member.consumer.context().take_rebalance() else { return Ok(None) };
+        let views: Vec<i32> = change.numbers(&self.mirror.topic);
+        let responses: Vec<i32> = change.numbers(&self.member.topic);
+        if views != responses {
+            return Err(MembershipError::Misaligned {
+                group: self.group.clone(),
+                behavior: self.mirror.topic.to_string(),
+                views,
+                responses_topic: self.member.topic.to_string(),
+                responses,
+            });
+        }
+        Ok(Some(match change.kind {
+            ChangeKind::Assigned => Rebalance::Assigned { partitions: responses },
+            ChangeKind::Revoked { lost } => Rebalance::Revoked { partitions: responses, lost },
+        }))
+    }
+
+    /// Appends at most `max` views to `records`, waiting at most `timeout` for the first.
+    ///
+    /// # Errors
+    /// As [`Membership::poll_responses`].
+    pub fn poll_views(
+        &mut self,
+        max: usize,
+        timeout: Duration,
+        records: &mut Vec<Record>,
+    ) -> Result<(), MembershipError> {
+        self.mirror.poll(max, timeout, records).map_err(|fault| fault.into_error(&self.group))
+    }
+
+    /// The group's committed offsets of both inputs. Waits until they are stable, that is until a
+    /// pending transaction of the previous owner has ended: the fencing barrier. `None`: stopped,
+    /// or the assignment was lost meanwhile; answer the assignment with [`Membership::release`].
+    ///
+    /// # Errors
+    /// [`MembershipError::OffsetsUnavailable`] after half of `joiner.max_poll_interval_ms`.
+    pub fn committed(
+        &self,
+        partitions: &[i32],
+        stop: &StopToken,
+    ) -> Result<Option<Vec<CommittedPartition>>, MembershipError> {
+        let begun = Instant::now();
+        loop {
+            if stop.is_stopped() || self.member.consumer.assignment_lost() {
+                return Ok(None);
+            }
+            let reason = match self.committed_once(partitions) {
+                Ok(committed) => return Ok(Some(committed)),
+                Err(error) => error,
+            };
+            if reason.rdkafka_error_code() == Some(RDKafkaErrorCode::BrokerDestroy) {
+                return Ok(None);
+            }
+            if begun.elapsed() > self.max_poll_interval / 2 {
+                return Err(MembershipError::OffsetsUnavailable {
+                    group: self.group.clone(),
+                    waited_ms: begun.elapsed().as_millis(),
+                    reason: reason.to_string(),
+                });
+            }
+            stop.wait(RETRY_PAUSE);
+        }
+    }
+
+    fn committed_once(&self, partitions: &[i32]) -> Result<Vec<CommittedPartition>, KafkaError> {
+        let asked = [&self.mirror.topic, &self.member.topic]
+            .into_iter()
+            .flat_map(|topic| partitions.iter().map(|&partition| (&**topic, partition, Offset::Invalid)));
+        let list = self.member.consumer.committed_offsets(partition_list(asked)?, REQUEST_TIMEOUT)?;
+        for element in list.elements() {
+            element.error()?;
+        }
+        let one = |topic: &str, partition: i32| {
+            let element = list.find_partition(topic, partition)?;
+            match element.offset() {
+                Offset::Offset(offset) => Some(Committed { offset, metadata: element.metadata().to_owned() }),
+                _ => None,
+            }
+        };
+        Ok(partitions
+            .iter()
+            .map(|&partition| CommittedPartition {
+                partition,
+                views: one(&self.mirror.topic, partition),
+                responses: one(&self.member.topic, partition),
+            })
+            .collect())
+    }
+
+    /// Answers an assignment: both inputs are read from `starts` on. Captures the group metadata
+    /// that every transaction of this assignment carries.
+    ///
+    /// # Errors
+    /// librdkafka refuses the assignment.
+    pub fn start(&mut self, starts: &[Start]) -> Result<(), MembershipError> {
+        self.member
+            .assign(&offsets(starts, |start| start.responses))
+            .map_err(failed("assigning responses"))?;
+        self.mirror.assign(&offsets(starts, |start| start.views)).map_err(failed("assigning views"))?;
+        self.group_metadata = self.member.consumer.group_metadata().map(GroupMetadata::new);
+        Ok(())
+    }
+
+    /// Goes back to `starts` within the same assignment, after an aborted transaction.
+    ///
+    /// # Errors
+    /// librdkafka cannot seek; recover by leaving and joining again.
+    pub fn rewind(&mut self, starts: &[Start]) -> Result<(), MembershipError> {
+        // Seeking leaves the member's rebalance state alone, where a second assign would clear the
+        // mark that tells a lost assignment.
+        self.member.seek(&offsets(starts, |start| start.responses)).map_err(failed("rewinding responses"))?;
+        self.mirror.assign(&offsets(starts, |start| start.views)).map_err(failed("rewinding views"))
+    }
+
+    /// Answers a revocation (or an assignment that was lost before it started): nothing is owned.
+    ///
+    /// # Errors
+    /// librdkafka refuses.
+    pub fn release(&mut self) -> Result<(), MembershipError> {
+        self.group_metadata = None;
+        self.mirror.unassign().map_err(failed("releasing views"))?;
+        self.member.unassign().map_err(failed("releasing responses"))
+    }
+
+    /// The group metadata of the current assignment; `None` while nothing is owned.
+    #[must_use]
+    pub fn group_metadata(&self) -> Option<GroupMetadata> {
+        self.group_metadata.clone()
+    }
+
+    /// Stops fetching one partition of one side, or goes on where it stopped. What librdkafka has
+    /// fetched of a held partition is fetched again on resuming.
+    ///
+    /// # Errors
+    /// The partition is not owned.
+    pub fn hold(&mut self, side: Side, partition: i32, held: bool) -> Result<(), MembershipError> {
+        self.feed_mut(side).hold(partition, held).map_err(failed("pausing or resuming a partition"))
+    }
+
+    /// The partition was read to its end, and nothing has arrived since.
+    #[must_use]
+    pub fn at_end(&self, side: Side, partition: i32) -> bool {
+        self.feed(side).at_end(partition)
+    }
+
+    /// End of the partition as the last fetch saw it, refreshed about once a second; `None` before
+    /// the first.
+    #[must_use]
+    pub fn end_offset(&self, side: Side, partition: i32) -> Option<i64> {
+        self.feed(side).consumer.context().end_offset(partition)
+    }
+
+    /// Asks the broker for the lowest and the end offset. Blocks for at most a second.
+    ///
+    /// # Errors
+    /// The broker does not answer.
+    pub fn watermarks(&self, side: Side, partition: i32) -> Result<(i64, i64), MembershipError> {
+        let feed = self.feed(side);
+        feed.consumer
+            .fetch_watermarks(&feed.topic, partition, REQUEST_TIMEOUT)
+            .map_err(failed("asking for the offsets of a partition"))
+    }
+
+    /// For each partition, the offset of the first record that is not older than `time_ms`, or the
+    /// end offset when there is none.
+    ///
+    /// # Errors
+    /// The broker does not answer.
+    pub fn offsets_at(
+        &self,
+        side: Side,
+        partitions: &[i32],
+        time_ms: i64,
+    ) -> Result<Vec<i64>, MembershipError> {
+        let feed = self.feed(side);
+        let what = || failed("asking for offsets by time");
+        let asked = partitions.iter().map(|&partition| (&*feed.topic, partition, Offset::Offset(time_ms)));
+        let asked = partition_list(asked).map_err(what())?;
+        let found = feed.consumer.offsets_for_times(asked, REQUEST_TIMEOUT).map_err(what())?;
+        let mut offsets = Vec::with_capacity(partitions.len());
+        for &partition in partitions {
+            let offset = found.find_partition(&feed.topic, partition).map(|element| element.offset());
+            offsets.push(match offset {
+                Some(Offset::Offset(offset)) => offset,
+                _ => self.watermarks(side, partition)?.1,
+            });
+        }
+        Ok(offsets)
+    }
+
+    /// What happened on both sides since the last call.
+    pub fn take_health(&mut self) -> Health {
+        let mut health = self.mirror.take_health();
+        let member = self.member.take_health();
+        health.dropped_records += member.dropped_records;
+        health.offset_gone |= member.offset_gone;
+        health
+    }
+
+    fn feed(&self, side: Side) -> &Feed {
+        match side {
+            Side::Views => &self.mirror,
+            Side::Responses => &self.member,
+        }
+    }
+
+    fn feed_mut(&mut self, side: Side) -> &mut Feed {
+        match side {
+            Side::Views => &mut self.mirror,
+            Side::Responses => &mut self.member,
+        }
+    }
+}
+
+impl Drop for Membership {
+    /// Leaves the group; a static member's partitions wait for it until the session times out.
+    fn drop(&mut self) {
+        // The clients go away with this value: failures change nothing.
+        let _ = self.mirror.unassign();
+        self.member.consumer.context().close();
+        let _ = self.member.unassign();
+    }
+}
+
+fn offsets(starts: &[Start], side: impl Fn(&Start) -> i64) -> Vec<(i32, i64)> {
+    starts.iter().map(|start| (start.partition, side(start))).collect()
+}

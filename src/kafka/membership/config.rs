@@ -1,0 +1,76 @@
+//! Properties of the two consumers, as measured: see the table of rates and settings in the Kafka
+//! rules of the design.
+
+use std::sync::Arc;
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::BaseConsumer;
+
+use super::feed::FeedContext;
+use super::{MembershipError, failed};
+use crate::kafka::client;
+use crate::settings::Settings;
+
+/// What the guarantees rest on, for both consumers.
+const CONTROLLED: [(&str, &str); 5] = [
+    ("enable.auto.commit", "false"),
+    ("enable.auto.offset.store", "false"),
+    ("enable.partition.eof", "true"),
+    ("isolation.level", "read_committed"),
+    // Positions are given by hand; one that is gone is an event, never a silent jump.
+    ("auto.offset.reset", "error"),
+];
+
+/// Brings the end offsets of the fetched partitions, without requests of its own.
+const STATISTICS: (&str, &str) = ("statistics.interval.ms", "1000");
+
+const MEMBER_TUNING: [(&str, &str); 3] =
+    [("fetch.min.bytes", "1"), ("fetch.error.backoff.ms", "50"), STATISTICS];
+
+const MIRROR_TUNING: [(&str, &str); 6] = [
+    // The default of 1 s costs more than half of the throughput.
+    ("fetch.queue.backoff.ms", "20"),
+    ("max.partition.fetch.bytes", "4194304"),
+    ("queued.max.messages.kbytes", "65536"),
+    ("queued.min.messages", "100000"),
+    ("fetch.error.backoff.ms", "50"),
+    STATISTICS,
+];
+
+/// The consumer that is the member of the group and reads the responses. `instance_id` empty:
+/// dynamic membership.
+pub(super) fn member(
+    settings: &Settings,
+    instance_id: &str,
+) -> Result<BaseConsumer<FeedContext>, MembershipError> {
+    let joiner = &settings.joiner;
+    let mut config = client::client_config(&settings.kafka, &MEMBER_TUNING, &CONTROLLED);
+    config
+        .set("group.id", &joiner.group)
+        .set("partition.assignment.strategy", "range")
+        .set("session.timeout.ms", joiner.session_timeout_ms.to_string())
+        .set("heartbeat.interval.ms", joiner.heartbeat_interval_ms.to_string())
+        .set("max.poll.interval.ms", joiner.max_poll_interval_ms.to_string());
+    if !instance_id.is_empty() {
+        config.set("group.instance.id", instance_id);
+    }
+    create(&config, &settings.topics.responses, "joiner member")
+}
+
+/// The consumer that reads the views at the member's partitions. It needs a group id for being
+/// assigned anything, but never joins that group.
+pub(super) fn mirror(settings: &Settings) -> Result<BaseConsumer<FeedContext>, MembershipError> {
+    let mut config = client::client_config(&settings.kafka, &MIRROR_TUNING, &CONTROLLED);
+    config.set("group.id", format!("{}-mirror", settings.joiner.group));
+    create(&config, &settings.topics.behavior, "joiner mirror")
+}
+
+fn create(
+    config: &ClientConfig,
+    topic: &str,
+    client: &str,
+) -> Result<BaseConsumer<FeedContext>, MembershipError> {
+    config
+        .create_with_context(FeedContext::new(client, Arc::from(topic)))
+        .map_err(failed(&format!("creating the {client}'s consumer")))
+}

@@ -1,0 +1,60 @@
+//! What ends a membership.
+
+use rdkafka::error::KafkaError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum MembershipError {
+    #[error(
+        "topics.behavior '{behavior}' has {behavior_partitions} partitions, topics.responses '{responses}' \
+         has {responses_partitions}: a user's views and responses meet in one partition only when both \
+         topics have the same number; create one of them anew with the other's number"
+    )]
+    UnequalPartitions {
+        behavior: String,
+        behavior_partitions: usize,
+        responses: String,
+        responses_partitions: usize,
+    },
+    #[error("topic '{topic}' does not exist: create it (`easq topics create`), or correct [topics]")]
+    TopicMissing { topic: String },
+    #[error(
+        "the group assigned partitions {views:?} of '{behavior}' but {responses:?} of '{responses_topic}': \
+         every member of group '{group}' must subscribe to both topics with the range assignor"
+    )]
+    Misaligned {
+        group: String,
+        behavior: String,
+        views: Vec<i32>,
+        responses_topic: String,
+        responses: Vec<i32>,
+    },
+    #[error(
+        "the broker gave this member of group '{group}' up ({reason}): another process with the same \
+         joiner.instance_id runs, or the session was lost; a restart is right"
+    )]
+    Fenced { group: String, reason: String },
+    #[error(
+        "no stable committed offsets of group '{group}' within {waited_ms} ms ({reason}): a transaction of \
+         the previous owner is pending; it ends within its transaction timeout"
+    )]
+    OffsetsUnavailable { group: String, waited_ms: u128, reason: String },
+    #[error(
+        "not allowed to read '{what}' ({reason}): grant Read on the topic and the group, or correct [kafka]"
+    )]
+    NotAuthorized { what: String, reason: String },
+    #[error("{what}: {source}")]
+    Client { what: String, source: KafkaError },
+}
+
+impl MembershipError {
+    /// A restart of the process is right: the broker no longer accepts this session.
+    #[must_use]
+    pub fn is_fenced(&self) -> bool {
+        matches!(self, Self::Fenced { .. })
+    }
+}
+
+/// For `map_err`: what was being done when librdkafka refused.
+pub(super) fn failed(what: &str) -> impl FnOnce(KafkaError) -> MembershipError {
+    move |source| MembershipError::Client { what: what.to_owned(), source }
+}

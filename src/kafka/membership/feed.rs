@@ -1,0 +1,392 @@
+//! One consumer of one input topic at positions given by hand, and what its callbacks leave behind.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::statistics::Statistics;
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::{Health, MembershipError, RETRY_PAUSE};
+use crate::kafka::client::{Context, is_access_refused};
+use crate::kafka::{Record, partition_list};
+
+/// A seek is local work of librdkafka; it answers at once unless the client is shutting down.
+const SEEK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the callbacks of one consumer write down. They run inside `poll`, on the polling thread;
+/// the locks are only for the compiler and are never held across a poll.
+pub(super) struct FeedContext {
+    logging: Context,
+    topic: Arc<str>,
+    rebalances: Mutex<VecDeque<Change>>,
+    end_offsets: Mutex<BTreeMap<i32, i64>>,
+    /// The consumer is being closed: revocations are answered here, nobody asks for them any more.
+    closing: AtomicBool,
+}
+
+/// A rebalance as librdkafka reports it: partitions of both topics.
+pub(super) struct Change {
+    pub(super) kind: ChangeKind,
+    partitions: Vec<(String, i32)>,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum ChangeKind {
+    Assigned,
+    Revoked { lost: bool },
+}
+
+impl Change {
+    /// The sorted partition numbers of one topic.
+    pub(super) fn numbers(&self, topic: &str) -> Vec<i32> {
+        let of_topic = self.partitions.iter().filter(|(name, _)| name == topic);
+        let mut numbers: Vec<i32> = of_topic.map(|&(_, partition)| partition).collect();
+        numbers.sort_unstable();
+        numbers
+    }
+}
+
+impl FeedContext {
+    /// `client` names the consumer in the logs.
+    pub(super) fn new(client: &str, topic: Arc<str>) -> Self {
+        Self {
+            logging: Context::new(client, ()),
+            topic,
+            rebalances: Mutex::default(),
+            end_offsets: Mutex::default(),
+            closing: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn take_rebalance(&self) -> Option<Change> {
+        self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    fn has_rebalance(&self) -> bool {
+        !self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    pub(super) fn end_offset(&self, partition: i32) -> Option<i64> {
+        self.end_offsets.lock().unwrap_or_else(PoisonError::into_inner).get(&partition).copied()
+    }
+
+    pub(super) fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+}
+
+impl ClientContext for FeedContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.logging.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.logging.error(error, reason);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        let Some(topic) = statistics.topics.get(&*self.topic) else { return };
+        let mut end_offsets = self.end_offsets.lock().unwrap_or_else(PoisonError::into_inner);
+        for partition in topic.partitions.values() {
+            // What a read_committed consumer can read ends at the last stable offset.
+            if partition.partition >= 0 && partition.ls_offset >= 0 {
+                end_offsets.insert(partition.partition, partition.ls_offset);
+            }
+        }
+    }
+}
+
+impl ConsumerContext for FeedContext {
+    /// Only writes the change down: librdkafka waits for the answer, and the polling thread gives
+    /// it where it owns the state that the answer depends on.
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        err: RDKafkaRespErr,
+        partitions: &mut TopicPartitionList,
+    ) {
+        if self.closing.load(Ordering::Relaxed) {
+            // Nothing can be done about a failure here: the client is on its way out.
+            let _ = consumer.unassign();
+            return;
+        }
+        let kind = match err {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => ChangeKind::Assigned,
+            _ => ChangeKind::Revoked { lost: consumer.assignment_lost() },
+        };
+        let partitions = partitions
+            .elements()
+            .iter()
+            .map(|element| (element.topic().to_owned(), element.partition()))
+            .collect();
+        self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).push_back(Change { kind, partitions });
+    }
+}
+
+/// What an error of a poll asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    /// Go on: librdkafka recovers by itself.
+    Retry,
+    /// The position is gone: recover from the committed offsets.
+    Recover,
+    /// The session is given up.
+    Fenced,
+    /// A person must act.
+    NotAuthorized,
+}
+
+fn action(error: &KafkaError) -> Action {
+    if let KafkaError::MessageConsumptionFatal(_) = error {
+        return Action::Fenced;
+    }
+    match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => Action::Recover,
+        Some(RDKafkaErrorCode::FencedInstanceId) => Action::Fenced,
+        Some(code) if is_access_refused(code) => Action::NotAuthorized,
+        _ => Action::Retry,
+    }
+}
+
+/// An error of a poll that ends the membership.
+pub(super) struct Fault {
+    action: Action,
+    topic: Arc<str>,
+    error: KafkaError,
+}
+
+impl Fault {
+    pub(super) fn into_error(self, group: &str) -> MembershipError {
+        let reason = self.error.to_string();
+        match self.action {
+            Action::Fenced => MembershipError::Fenced { group: group.to_owned(), reason },
+            Action::NotAuthorized => MembershipError::NotAuthorized { what: self.topic.to_string(), reason },
+            Action::Retry | Action::Recover => {
+                MembershipError::Client { what: format!("reading '{}'", self.topic), source: self.error }
+            }
+        }
+    }
+}
+
+/// How far one owned partition was read.
+struct Progress {
+    next_offset: i64,
+    at_end: bool,
+    held: bool,
+}
+
+pub(super) struct Feed {
+    pub(super) topic: Arc<str>,
+    pub(super) consumer: BaseConsumer<FeedContext>,
+    owned: BTreeMap<i32, Progress>,
+    health: Health,
+}
+
+impl Feed {
+    pub(super) fn new(topic: Arc<str>, consumer: BaseConsumer<FeedContext>) -> Self {
+        Self { topic, consumer, owned: BTreeMap::new(), health: Health::default() }
+    }
+
+    /// Stops early at a rebalance, so that no record of the next assignment is mixed in.
+    pub(super) fn poll(
+        &mut self,
+        max: usize,
+        timeout: Duration,
+        records: &mut Vec<Record>,
+    ) -> Result<(), Fault> {
+        let mut wait = timeout;
+        for _ in 0..max {
+            let Some(polled) = self.consumer.poll(wait) else { break };
+            wait = Duration::ZERO;
+            match polled {
+                Ok(message) => {
+                    self.consumer.context().logging.connection.note_up();
+                    if advance(&mut self.owned, message.partition(), message.offset()) {
+                        records.push(Record::copied(self.topic.clone(), &message));
+                    } else {
+                        self.health.dropped_records += 1;
+                    }
+                }
+                Err(KafkaError::PartitionEOF(partition)) => {
+                    self.consumer.context().logging.connection.note_up();
+                    if let Some(progress) = self.owned.get_mut(&partition) {
+                        progress.at_end = true;
+                    }
+                }
+                Err(error) => {
+                    self.on_error(error)?;
+                    break;
+                }
+            }
+            if self.consumer.context().has_rebalance() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn on_error(&mut self, error: KafkaError) -> Result<(), Fault> {
+        match action(&error) {
+            Action::Retry => {
+                self.consumer.context().logging.connection.note_down(&error.to_string());
+                // With the brokers down, polls return at once, again and again.
+                thread::sleep(RETRY_PAUSE);
+                Ok(())
+            }
+            Action::Recover => {
+                self.health.offset_gone = true;
+                Ok(())
+            }
+            action @ (Action::Fenced | Action::NotAuthorized) => {
+                Err(Fault { action, topic: self.topic.clone(), error })
+            }
+        }
+    }
+
+    pub(super) fn assign(&mut self, offsets: &[(i32, i64)]) -> KafkaResult<()> {
+        let list = self.list(offsets)?;
+        self.consumer.assign(&list)?;
+        self.restart(offsets);
+        Ok(())
+    }
+
+    pub(super) fn seek(&mut self, offsets: &[(i32, i64)]) -> KafkaResult<()> {
+        let held: Vec<i32> = self
+            .owned
+            .iter()
+            .filter(|(_, progress)| progress.held)
+            .map(|(&partition, _)| partition)
+            .collect();
+        for partition in held {
+            self.hold(partition, false)?;
+        }
+        let list = self.consumer.seek_partitions(self.list(offsets)?, SEEK_TIMEOUT)?;
+        for element in list.elements() {
+            element.error()?;
+        }
+        self.restart(offsets);
+        Ok(())
+    }
+
+    pub(super) fn unassign(&mut self) -> KafkaResult<()> {
+        self.owned.clear();
+        self.consumer.unassign()
+    }
+
+    pub(super) fn hold(&mut self, partition: i32, held: bool) -> KafkaResult<()> {
+        let Some(progress) = self.owned.get_mut(&partition) else { return Ok(()) };
+        if progress.held == held {
+            return Ok(());
+        }
+        progress.held = held;
+        let list = partition_list([(&*self.topic, partition, Offset::Invalid)])?;
+        if held { self.consumer.pause(&list) } else { self.consumer.resume(&list) }
+    }
+
+    pub(super) fn at_end(&self, partition: i32) -> bool {
+        self.owned.get(&partition).is_some_and(|progress| progress.at_end)
+    }
+
+    pub(super) fn take_health(&mut self) -> Health {
+        std::mem::take(&mut self.health)
+    }
+
+    /// `None`: the brokers do not answer yet.
+    pub(super) fn partition_count(&self, timeout: Duration) -> Result<Option<usize>, MembershipError> {
+        let Ok(metadata) = self.consumer.fetch_metadata(Some(&self.topic), timeout) else { return Ok(None) };
+        let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == &*self.topic) else {
+            return Ok(None);
+        };
+        let missing = || MembershipError::TopicMissing { topic: self.topic.to_string() };
+        match topic.error() {
+            Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) => Err(missing()),
+            Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) => {
+                Err(MembershipError::NotAuthorized {
+                    what: self.topic.to_string(),
+                    reason: "topic authorization failed".to_owned(),
+                })
+            }
+            Some(_) => Ok(None),
+            None if topic.partitions().is_empty() => Err(missing()),
+            None => Ok(Some(topic.partitions().len())),
+        }
+    }
+
+    fn restart(&mut self, offsets: &[(i32, i64)]) {
+        let fresh = |&(partition, next_offset): &(i32, i64)| {
+            (partition, Progress { next_offset, at_end: false, held: false })
+        };
+        self.owned = offsets.iter().map(fresh).collect();
+        self.health.offset_gone = false;
+    }
+
+    fn list(&self, offsets: &[(i32, i64)]) -> KafkaResult<TopicPartitionList> {
+        partition_list(
+            offsets.iter().map(|&(partition, offset)| (&*self.topic, partition, Offset::Offset(offset))),
+        )
+    }
+}
+
+/// Moves the position past `offset`; `false` when the record must be dropped.
+fn advance(owned: &mut BTreeMap<i32, Progress>, partition: i32, offset: i64) -> bool {
+    let Some(progress) = owned.get_mut(&partition) else { return false };
+    if offset < progress.next_offset {
+        return false;
+    }
+    progress.next_offset = offset + 1;
+    progress.at_end = false;
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owned(partition: i32, next_offset: i64) -> BTreeMap<i32, Progress> {
+        BTreeMap::from([(partition, Progress { next_offset, at_end: true, held: false })])
+    }
+
+    /// Invariant 2: no record takes effect twice, whatever a broker or a stale fetch hands out.
+    #[test]
+    fn a_record_below_the_expected_offset_is_dropped() {
+        let mut owned = owned(3, 7);
+        assert!(!advance(&mut owned, 3, 6));
+        assert!(advance(&mut owned, 3, 7));
+        assert!(!advance(&mut owned, 3, 7), "the same record again");
+        assert!(advance(&mut owned, 3, 12), "gaps are transaction markers");
+        assert_eq!(owned[&3].next_offset, 13);
+    }
+
+    #[test]
+    fn a_record_of_a_partition_that_is_not_owned_is_dropped() {
+        assert!(!advance(&mut owned(3, 0), 4, 0));
+    }
+
+    #[test]
+    fn a_record_ends_the_end_of_the_partition() {
+        let mut owned = owned(0, 0);
+        advance(&mut owned, 0, 0);
+        assert!(!owned[&0].at_end);
+    }
+
+    #[test]
+    fn errors_of_a_poll_ask_for_the_action_of_the_kafka_rules() {
+        use RDKafkaErrorCode as Code;
+        let passing = |code| action(&KafkaError::MessageConsumption(code));
+        assert_eq!(passing(Code::BrokerTransportFailure), Action::Retry);
+        assert_eq!(passing(Code::AllBrokersDown), Action::Retry);
+        assert_eq!(passing(Code::AutoOffsetReset), Action::Recover);
+        assert_eq!(passing(Code::FencedInstanceId), Action::Fenced);
+        assert_eq!(passing(Code::TopicAuthorizationFailed), Action::NotAuthorized);
+        assert_eq!(action(&KafkaError::MessageConsumptionFatal(Code::Fenced)), Action::Fenced);
+    }
+}
