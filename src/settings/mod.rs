@@ -1,12 +1,22 @@
 //! What a person can set: embedded defaults, then a file, then the environment, then flags.
 //!
-//! [`Settings`] is the merged and checked result; a value of this type has passed every check of
-//! [`check`](self), so the stages take it at its word. The meaning of each key stands beside its
-//! default in `default.toml`.
+//! [`Settings`] from [`load`] have passed every check, so the stages take them at their word. The
+//! meaning of each key stands beside its default in `default.toml`.
+
+mod check;
+mod fault;
+mod load;
+mod properties;
+mod show;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+pub use fault::{Fault, Faults};
+pub use load::{Sources, load};
+pub use show::show;
 
 /// The defaults, which are also the list of the keys that exist.
 pub const DEFAULTS: &str = include_str!("default.toml");
@@ -28,13 +38,25 @@ pub struct Settings {
     pub simulate: Simulate,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Kafka {
     pub bootstrap_servers: String,
     pub client_id: String,
     /// librdkafka properties for every client.
+    #[serde(deserialize_with = "properties::deserialize")]
     pub properties: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for Kafka {
+    /// Without the values of properties that may be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kafka")
+            .field("bootstrap_servers", &self.bootstrap_servers)
+            .field("client_id", &self.client_id)
+            .field("properties", &properties::redacted(&self.properties))
+            .finish()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -291,20 +313,9 @@ pub enum Preset {
 impl Default for Settings {
     /// The embedded defaults.
     fn default() -> Self {
-        config::Config::builder()
-            .add_source(config::File::from_str(DEFAULTS, config::FileFormat::Toml))
-            .build()
-            .and_then(config::Config::try_deserialize)
-            .expect("the embedded defaults are valid")
+        load(&Sources::default()).expect("the embedded defaults are valid")
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_embedded_defaults_are_valid() {
-        assert_eq!(Settings::default().join.window_ms, 1_800_000);
-    }
-}
+mod tests;

@@ -1,0 +1,78 @@
+//! What the program talks to: brokers, topics, scrapers.
+
+use std::net::SocketAddr;
+
+use tracing_subscriber::EnvFilter;
+
+use super::Findings;
+use crate::settings::{Settings, properties};
+
+/// Kafka's limit of a topic name; file names derive from it.
+const MAX_TOPIC_BYTES: usize = 249;
+/// Leaves room for what is put before and after it.
+const MAX_NAME_BYTES: usize = 128;
+
+pub(super) fn kafka(settings: &Settings, findings: &mut Findings) {
+    let servers = &settings.kafka.bootstrap_servers;
+    let problem = "must be host:port, or several with commas between";
+    findings.require(servers.split(',').all(is_host_and_port), "kafka.bootstrap_servers", problem);
+    findings.require(!settings.kafka.client_id.is_empty(), "kafka.client_id", "must not be empty");
+    for name in settings.kafka.properties.keys() {
+        let is_legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_');
+        let is_name = !name.is_empty() && name.chars().all(is_legal);
+        findings.require(is_name, &format!("kafka.properties.{name}"), "is not the name of a property");
+        if let Some(reason) = properties::controlled(name) {
+            let problem = format!("easq decides this itself: {reason}");
+            findings.require(false, &format!("kafka.properties.{name}"), problem);
+        }
+    }
+}
+
+fn is_host_and_port(server: &str) -> bool {
+    let Some((host, port)) = server.trim().rsplit_once(':') else { return false };
+    !host.is_empty() && !host.contains(char::is_whitespace) && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+pub(super) fn topics(settings: &Settings, findings: &mut Findings) {
+    let topics = &settings.topics;
+    let model = &settings.model.name;
+    let named = [
+        ("topics.behavior", topics.behavior.clone()),
+        ("topics.responses", topics.responses.clone()),
+        ("topics.labelled_views", topics.labelled_views.clone()),
+        ("topics.preference_pairs", topics.preference_pairs.clone()),
+        ("topics.behavior_groups", topics.behavior_groups.clone()),
+        ("topics.late", topics.late.clone()),
+        ("topics.dead_letters", topics.dead_letters.clone()),
+        ("topics.model_prefix", topics.model(model)),
+        ("topics.registry_prefix", topics.registry(model)),
+    ];
+    for (at, (key, topic)) in named.iter().enumerate() {
+        findings.require(is_topic(topic), key, format!("must be {TOPIC_RULE}"));
+        // The broker refuses names that differ in `.` and `_` alone: its metrics mix them up.
+        let same = |other: &&(&str, String)| other.1.replace('.', "_") == topic.replace('.', "_");
+        if let Some((other, _)) = named[..at].iter().find(same) {
+            findings.require(false, key, format!("must differ from {other} in more than . and _"));
+        }
+    }
+    let is_name = is_topic(model) && model.len() <= MAX_NAME_BYTES;
+    let problem = "must be 1 to 128 letters, digits, '.', '_' or '-': it is part of two topics' names";
+    findings.require(is_name, "model.name", problem);
+}
+
+const TOPIC_RULE: &str = "1 to 249 letters, digits, '.', '_' or '-', and neither '.' nor '..'";
+
+fn is_topic(name: &str) -> bool {
+    let is_legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    (1..=MAX_TOPIC_BYTES).contains(&name.len()) && name.chars().all(is_legal) && name != "." && name != ".."
+}
+
+pub(super) fn telemetry(settings: &Settings, findings: &mut Findings) {
+    let telemetry = &settings.telemetry;
+    let is_address = telemetry.listen.is_empty() || telemetry.listen.parse::<SocketAddr>().is_ok();
+    findings.require(is_address, "telemetry.listen", "must be address:port such as 127.0.0.1:9464, or empty");
+    if let Err(error) = EnvFilter::try_new(&telemetry.log_filter) {
+        let problem = format!("must be a filter such as \"info,easq::joiner=debug\" ({error})");
+        findings.require(false, "telemetry.log_filter", problem);
+    }
+}

@@ -1,0 +1,81 @@
+//! What values are allowed, alone and together.
+
+mod connection;
+mod learning;
+mod stages;
+
+use super::Settings;
+
+/// A message to Kafka carries headers and a batch's overhead besides its payload.
+const MESSAGE_OVERHEAD_BYTES: usize = 16 * 1024;
+/// librdkafka's `message.max.bytes` where no property sets it; the broker's limit is a little more.
+const DEFAULT_MESSAGE_BYTES: usize = 1_000_000;
+/// The broker's own limit of a transaction's timeout (`transaction.max.timeout.ms`).
+const MAX_TRANSACTION_TIMEOUT_MS: u64 = 900_000;
+
+/// A value that is not allowed.
+pub(super) struct Finding {
+    pub key: String,
+    /// What is allowed instead.
+    pub problem: String,
+}
+
+/// Everything about the settings that is not allowed.
+pub(super) fn check(settings: &Settings) -> Vec<Finding> {
+    let mut findings = Findings::default();
+    connection::kafka(settings, &mut findings);
+    connection::topics(settings, &mut findings);
+    connection::telemetry(settings, &mut findings);
+    stages::input(settings, &mut findings);
+    stages::join(settings, &mut findings);
+    stages::joiner(settings, &mut findings);
+    stages::publish(settings, &mut findings);
+    stages::simulate(settings, &mut findings);
+    learning::features(settings, &mut findings);
+    learning::reward(settings, &mut findings);
+    learning::model(settings, &mut findings);
+    learning::train(settings, &mut findings);
+    findings.0
+}
+
+/// The largest payload of one record that every client and the broker's default accept.
+fn max_payload_bytes(settings: &Settings) -> usize {
+    let property = settings.kafka.properties.get("message.max.bytes");
+    let limit = property.and_then(|value| value.parse().ok()).unwrap_or(DEFAULT_MESSAGE_BYTES);
+    limit.saturating_sub(MESSAGE_OVERHEAD_BYTES)
+}
+
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn require(&mut self, holds: bool, key: &str, problem: impl Into<String>) {
+        if !holds {
+            self.0.push(Finding { key: key.to_owned(), problem: problem.into() });
+        }
+    }
+
+    fn positive<T: PartialOrd + Default>(&mut self, value: T, key: &str) {
+        self.require(value > T::default(), key, "must be greater than 0");
+    }
+
+    fn not_negative<T: PartialOrd + Default>(&mut self, value: T, key: &str) {
+        self.require(value >= T::default(), key, "must not be negative");
+    }
+
+    fn share(&mut self, value: f64, key: &str) {
+        self.require((0.0..=1.0).contains(&value), key, "must be from 0 to 1");
+    }
+
+    fn distinct<T: PartialEq>(&mut self, values: &[T], key: &str) {
+        let is_new = |(at, value): (usize, &T)| !values[..at].contains(value);
+        self.require(values.iter().enumerate().all(is_new), key, "must not name anything twice");
+    }
+
+    fn transaction_timeout(&mut self, value_ms: u64, key: &str) {
+        let allowed = 1_000..=MAX_TRANSACTION_TIMEOUT_MS;
+        let problem =
+            format!("must be from 1000 to {MAX_TRANSACTION_TIMEOUT_MS}, the broker's default limit");
+        self.require(allowed.contains(&value_ms), key, problem);
+    }
+}
