@@ -8,10 +8,12 @@ mod events;
 mod kafka;
 mod line;
 mod process;
+mod python;
 mod wait;
 
 pub use events::{response, view};
 pub use kafka::{Input, Kafka, Record};
 pub use line::Line;
 pub use process::Easq;
+pub use python::python;
 pub use wait::{eventually, eventually_some};

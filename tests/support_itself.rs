@@ -1,4 +1,4 @@
-//! The broker that the other tests build on does what they rely on.
+//! What the other tests build on, the broker above all, does what they rely on.
 
 mod support;
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 use easq::contract::v1::{Answer, BehaviorEvent};
 use prost::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use support::{Input, Kafka, Line, response, view};
+use support::{Input, Kafka, Line, python, response, view};
 
 #[test]
 fn records_come_back_with_their_partition_offset_timestamp_key_and_headers() {
@@ -64,4 +64,10 @@ fn a_line_has_topics_of_its_own_and_the_settings_that_name_them() {
     let input = Input::new("user-1", answer.encode_to_vec(), 1_000_000);
     Kafka::shared().produce(&settings.topics.responses, &[input]);
     assert_eq!(Kafka::shared().read_to_end(&settings.topics.responses).len(), 1);
+}
+
+#[test]
+fn python_comes_with_numpy_and_safetensors() {
+    let program = "import sys, numpy, safetensors; print(numpy.float32(2) + int(sys.argv[1]))";
+    assert_eq!(python(program, &["3"]).trim(), "5.0");
 }
