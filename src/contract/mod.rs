@@ -1,3 +1,56 @@
+//! The wire contract: generated types, their validation, the partitioners that producers use, and
+//! sample files.
+//!
+//! [`v1`] holds the messages of `proto/easq/v1`, [`v1::envelope`] the same messages with their
+//! bulky parts left as bytes. [`validate`] turns an input record into what the join needs of it,
+//! or says why the record is rejected; it decodes no features and copies no bytes.
+//!
+//! All times are Unix milliseconds of event time. Ids are opaque UTF-8 of 1 to
+//! [`MAX_ID_BYTES`] bytes.
+
+pub mod partitioner;
+mod rejection;
+pub mod samples;
+pub mod validate;
+mod wire;
+
+pub use rejection::Rejection;
+
+use bytes::Bytes;
+
+/// Greatest length of an id, in bytes.
+pub const MAX_ID_BYTES: usize = 128;
+
+/// Value of the header [`headers::CONTRACT_VERSION`]: the `1` of `easq.v1`.
+pub const CONTRACT_VERSION: &str = "1";
+
+/// Names of the record headers that the outputs carry. Values are UTF-8; numbers are decimal.
+pub mod headers {
+    /// On every output: [`CONTRACT_VERSION`](super::CONTRACT_VERSION).
+    pub const CONTRACT_VERSION: &str = "contract-version";
+    /// On late records and dead letters: why the record is there.
+    pub const REASON: &str = "reason";
+    /// On dead letters: the values that broke the rule.
+    pub const DETAIL: &str = "detail";
+    /// On late records and dead letters: where the record came from.
+    pub const TOPIC: &str = "topic";
+    pub const PARTITION: &str = "partition";
+    pub const OFFSET: &str = "offset";
+}
+
+/// A record of one of the two input topics, as far as the contract looks at it.
+///
+/// Key and payload are shared with whoever read the record; nothing here copies them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InputRecord {
+    pub partition: i32,
+    pub offset: i64,
+    /// The record's own Kafka timestamp.
+    pub timestamp_ms: Option<i64>,
+    pub key: Option<Bytes>,
+    pub payload: Option<Bytes>,
+}
+
 #[allow(clippy::all, missing_docs)]
 pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/easq.v1.rs"));
