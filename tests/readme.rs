@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::fs;
 use std::sync::Mutex;
 
-use easq::settings::DEFAULTS;
+use easq::settings::{DEFAULTS, Sources, load};
 use easq::telemetry::names::TABLE;
 
 const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
@@ -106,6 +106,13 @@ fn every_setting_says_what_it_means() {
     let silent: Vec<_> =
         settings(DEFAULTS).into_iter().filter(|setting| setting.meaning.is_empty()).collect();
     assert!(silent.is_empty(), "no comment above these keys of default.toml: {silent:#?}");
+}
+
+#[test]
+fn the_example_settings_are_valid() {
+    let file = Some(concat!(env!("CARGO_MANIFEST_DIR"), "/config/local.toml").into());
+    let sources = Sources { file, environment: Vec::new(), overrides: Vec::new() };
+    load(&sources).unwrap_or_else(|faults| panic!("{faults}"));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-use easq::settings::{DEFAULTS, Settings};
+use easq::settings::{Settings, Sources, load};
 
 use super::{Easq, Kafka};
 
@@ -49,13 +49,9 @@ impl Line {
 
     /// The settings as a program started with [`Line::arguments`] sees them.
     pub fn settings(&self) -> Settings {
-        let defaults = config::File::from_str(DEFAULTS, config::FileFormat::Toml);
-        let mut builder = config::Config::builder().add_source(defaults);
-        for (key, value) in &self.overrides {
-            builder = builder.set_override(key, value.as_str()).expect("a key of the form section.key");
-        }
-        let merged = builder.build().and_then(config::Config::try_deserialize);
-        merged.expect("overrides of the types that the settings have")
+        let overrides = self.overrides.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let sources = Sources { file: None, environment: Vec::new(), overrides };
+        load(&sources).unwrap_or_else(|faults| panic!("{faults}"))
     }
 
     /// `command` followed by `--set section.key=value` for every override.
