@@ -2,9 +2,9 @@
 //!
 //! A property comes from one of three places, the later ones winning: the tuning that was measured
 //! for this kind of client, `[kafka.properties]` of the settings, and the properties that easq's
-//! guarantees rest on. A person may tune everything except the last kind ([`is_controlled`]).
+//! guarantees rest on. A person may tune everything except the last kind
+//! ([`settings::controlled_property`]).
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -13,71 +13,21 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaConfRes;
 
 use crate::settings;
+use crate::telemetry::events;
 
-/// Properties that a person cannot set: exactly-once, the join and recovery rest on them, or they
-/// have a setting of their own.
-const CONTROLLED: [&str; 21] = [
-    "bootstrap.servers",
-    "metadata.broker.list",
-    "client.id",
-    "group.id",
-    "group.instance.id",
-    "group.protocol",
-    "partition.assignment.strategy",
-    "isolation.level",
-    "enable.auto.commit",
-    "enable.auto.offset.store",
-    "enable.partition.eof",
-    "auto.offset.reset",
-    "allow.auto.create.topics",
-    "transactional.id",
-    "transaction.timeout.ms",
-    "enable.idempotence",
-    "partitioner",
-    "session.timeout.ms",
-    "heartbeat.interval.ms",
-    "max.poll.interval.ms",
-    "test.mock.num.brokers",
-];
-
-/// True for a property that easq sets itself and `[kafka.properties]` must not name.
-pub fn is_controlled(property: &str) -> bool {
-    CONTROLLED.contains(&property)
-}
-
-/// A property in `[kafka.properties]` that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PropertyFault {
-    #[error("kafka.properties.\"{key}\" is set by easq itself: remove it")]
-    Controlled { key: String },
-    #[error("kafka.properties.\"{key}\" = \"{value}\": {reason}")]
-    Refused { key: String, value: String, reason: String },
-}
-
-/// All faults of `[kafka.properties]`, without contacting a broker. The value of a property whose
-/// name speaks of a password or a secret is not shown.
-pub fn check_properties(properties: &BTreeMap<String, String>) -> Vec<PropertyFault> {
-    properties.iter().filter_map(|(key, value)| property_fault(key, value)).collect()
-}
-
-fn property_fault(key: &str, value: &str) -> Option<PropertyFault> {
-    if is_controlled(key) {
-        return Some(PropertyFault::Controlled { key: key.to_owned() });
-    }
-    match ClientConfig::new().set(key, value).create_native_config() {
-        Ok(_) => None,
-        Err(error) => {
-            let secret = ["password", "secret", "key.pem"].iter().any(|word| key.contains(word));
-            let reason = match error {
-                KafkaError::ClientConfig(_, description, ..) => description,
-                other => other.to_string(),
-            };
-            let value = if secret { "***" } else { value };
-            Some(PropertyFault::Refused { key: key.to_owned(), value: value.to_owned(), reason })
+/// What is wrong with a property of `[kafka.properties]` in librdkafka's eyes, without contacting
+/// a broker: an unknown name, or a value that is not allowed. Does not quote the value.
+pub fn property_fault(key: &str, value: &str) -> Option<String> {
+    let error = ClientConfig::new().set(key, value).create_native_config().err()?;
+    Some(match error {
+        KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..) => {
+            "librdkafka has no such property".to_owned()
         }
-    }
+        _ => "librdkafka does not allow this value; its CONFIGURATION.md says what it does".to_owned(),
+    })
 }
 
 /// The properties of one client: `tuning`, then the settings' own, then `controlled`.
@@ -90,7 +40,9 @@ pub(crate) fn client_config(
     for (key, value) in COMMON_TUNING.iter().chain(tuning) {
         config.set(*key, *value);
     }
-    for (key, value) in kafka.properties.iter().filter(|(key, _)| !is_controlled(key)) {
+    for (key, value) in
+        kafka.properties.iter().filter(|(key, _)| settings::controlled_property(key).is_none())
+    {
         config.set(key, value);
     }
     config.set("bootstrap.servers", &kafka.bootstrap_servers).set("client.id", &kafka.client_id);
@@ -127,14 +79,14 @@ impl Connection {
 
     pub(crate) fn note_down(&self, reason: &str) {
         if !self.down.swap(true, Ordering::Relaxed) {
-            tracing::warn!(client = self.client, reason, "brokers cannot be reached; trying again");
+            events::KafkaUnavailable { client: &self.client, error: reason }.emit();
         }
     }
 
     /// Called for every sign of life, so the common case is one relaxed load.
     pub(crate) fn note_up(&self) {
         if self.down.load(Ordering::Relaxed) && self.down.swap(false, Ordering::Relaxed) {
-            tracing::info!(client = self.client, "brokers can be reached again");
+            events::KafkaAvailable { client: &self.client }.emit();
         }
     }
 }
@@ -264,20 +216,9 @@ mod tests {
     }
 
     #[test]
-    fn all_faulty_properties_are_named_and_secrets_are_not_shown() {
-        let faults = check_properties(
-            &kafka(&[
-                ("group.id", "mine"),
-                ("linger.ms", "soon"),
-                ("linger.mss", "5"),
-                ("security.protocol", "ssl"),
-            ])
-            .properties,
-        );
-        let text: Vec<String> = faults.iter().map(ToString::to_string).collect();
-        assert_eq!(text.len(), 3, "{text:?}");
-        assert!(text[0].contains("group.id") && text[0].contains("remove it"), "{text:?}");
-        assert!(text[1].contains("linger.ms") && text[1].contains("soon"), "{text:?}");
-        assert!(text[2].contains("linger.mss"), "{text:?}");
+    fn an_unknown_property_and_a_value_out_of_range_are_faults() {
+        assert!(property_fault("linger.mss", "5").is_some_and(|fault| fault.contains("no such property")));
+        assert!(property_fault("linger.ms", "soon").is_some_and(|fault| !fault.contains("soon")));
+        assert_eq!(property_fault("security.protocol", "ssl"), None);
     }
 }

@@ -49,12 +49,16 @@ impl Sources {
     }
 }
 
+/// What is wrong with a librdkafka property, by name and value. Only librdkafka knows, and only
+/// [`kafka`](crate::kafka) talks to it: [`property_fault`](crate::kafka::client::property_fault).
+pub type PropertyFault = fn(&str, &str) -> Option<String>;
+
 /// Merges the sources over the embedded defaults and checks the result.
 ///
 /// # Errors
 /// All that is wrong at once: unreadable sources, unknown keys, wrong types, values outside their
 /// range or in conflict.
-pub fn load(sources: &Sources) -> Result<Settings, Faults> {
+pub fn load(sources: &Sources, property_fault: PropertyFault) -> Result<Settings, Faults> {
     let mut loader = Loader::new();
     if let Some(path) = &sources.file {
         loader.add_file(path);
@@ -73,7 +77,7 @@ pub fn load(sources: &Sources) -> Result<Settings, Faults> {
             }
         }
     }
-    loader.finish()
+    loader.finish(property_fault)
 }
 
 /// The setting that `path` of `EASQ__<path>` names. In an open table what follows is one name, and
@@ -221,7 +225,7 @@ impl Loader {
         self.value_fault(key, &json(value), Some(origin), problem);
     }
 
-    fn finish(mut self) -> Result<Settings, Faults> {
+    fn finish(mut self, property_fault: PropertyFault) -> Result<Settings, Faults> {
         let defaults = json(Value::new(None, ValueKind::Table(self.schema.clone())));
         let builder = Config::builder().add_source(Layer(self.schema.clone()));
         let layers = self.layers.drain(..);
@@ -245,7 +249,7 @@ impl Loader {
         });
         let settings = Settings::deserialize(&tree).expect("each value was read by itself");
 
-        for finding in check::check(&settings) {
+        for finding in check::check(&settings, property_fault) {
             if self.faults.iter().all(|fault| fault.key != finding.key) {
                 let value = names(&finding.key).iter().try_fold(&tree, |tree, name| tree.get(name));
                 let value = value.cloned().unwrap_or(Json::Null);

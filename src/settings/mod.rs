@@ -15,7 +15,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use fault::{Fault, Faults};
-pub use load::{Sources, load};
+pub use load::{PropertyFault, Sources, load};
+pub use properties::controlled_property;
 pub use show::show;
 
 /// The defaults, which are also the list of the keys that exist.
@@ -281,7 +282,7 @@ pub struct Telemetry {
     pub log_filter: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
     Text,
@@ -313,7 +314,7 @@ pub enum Preset {
 impl Default for Settings {
     /// The embedded defaults.
     fn default() -> Self {
-        load(&Sources::default()).expect("the embedded defaults are valid")
+        load(&Sources::default(), |_, _| None).expect("the embedded defaults are valid")
     }
 }
 

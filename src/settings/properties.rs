@@ -14,7 +14,7 @@ const ONE_MEMBERSHIP: &str =
 const WHOLE_OR_NOTHING: &str = "a reader must see committed records only, and a writer each record once";
 
 /// Properties that easq decides, each with the reason or the setting to use instead.
-const CONTROLLED: [(&str, &str); 28] = [
+const CONTROLLED: [(&str, &str); 29] = [
     ("bootstrap.servers", "use kafka.bootstrap_servers"),
     ("metadata.broker.list", "use kafka.bootstrap_servers"),
     ("client.id", "use kafka.client_id"),
@@ -40,13 +40,14 @@ const CONTROLLED: [(&str, &str); 28] = [
     ("transactional.id", "it follows from joiner.instance_id, and from model.name"),
     ("transaction.timeout.ms", "use joiner.transaction_timeout_ms and publish.transaction_timeout_ms"),
     ("partitioner", "an output goes to the partition number of its input"),
+    ("allow.auto.create.topics", "topics are created by `easq topics create`, with their partitions"),
     ("enable.partition.eof", "the ends of partitions decide what is idle"),
     ("test.mock.num.brokers", "it would replace the brokers by a simulation"),
     ("plugin.library.paths", "it would load code into the process"),
 ];
 
-/// Why easq decides this property itself; none when a person may.
-pub(super) fn controlled(property: &str) -> Option<&'static str> {
+/// Why easq decides this librdkafka property itself; none when a person may.
+pub fn controlled_property(property: &str) -> Option<&'static str> {
     CONTROLLED.iter().find(|(name, _)| *name == property).map(|(_, reason)| *reason)
 }
 

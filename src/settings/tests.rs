@@ -3,6 +3,10 @@ use std::io::Write;
 use super::*;
 use tempfile::NamedTempFile;
 
+fn load(sources: &Sources) -> Result<Settings, Faults> {
+    super::load(sources, |name, _| name.is_empty().then(|| "has no name".to_owned()))
+}
+
 fn set(texts: &[&str]) -> Result<Settings, Faults> {
     let overrides = texts.iter().map(|text| (*text).to_owned()).collect();
     load(&Sources { overrides, ..Sources::default() })

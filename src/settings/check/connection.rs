@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use tracing_subscriber::EnvFilter;
 
 use super::Findings;
-use crate::settings::{Settings, properties};
+use crate::settings::{PropertyFault, Settings, controlled_property};
 
 /// Kafka's limit of a topic name; file names derive from it.
 const MAX_TOPIC_BYTES: usize = 249;
@@ -17,12 +17,13 @@ pub(super) fn kafka(settings: &Settings, findings: &mut Findings) {
     let problem = "must be host:port, or several with commas between";
     findings.require(servers.split(',').all(is_host_and_port), "kafka.bootstrap_servers", problem);
     findings.require(!settings.kafka.client_id.is_empty(), "kafka.client_id", "must not be empty");
-    for name in settings.kafka.properties.keys() {
-        let is_legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_');
-        let is_name = !name.is_empty() && name.chars().all(is_legal);
-        findings.require(is_name, &format!("kafka.properties.{name}"), "is not the name of a property");
-        if let Some(reason) = properties::controlled(name) {
-            let problem = format!("easq decides this itself: {reason}");
+}
+
+pub(super) fn properties(settings: &Settings, property_fault: PropertyFault, findings: &mut Findings) {
+    for (name, value) in &settings.kafka.properties {
+        let decided = |reason| format!("easq decides this itself: {reason}");
+        let problem = controlled_property(name).map(decided).or_else(|| property_fault(name, value));
+        if let Some(problem) = problem {
             findings.require(false, &format!("kafka.properties.{name}"), problem);
         }
     }

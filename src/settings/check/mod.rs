@@ -4,7 +4,7 @@ mod connection;
 mod learning;
 mod stages;
 
-use super::Settings;
+use super::{PropertyFault, Settings};
 
 /// A message to Kafka carries headers and a batch's overhead besides its payload.
 const MESSAGE_OVERHEAD_BYTES: usize = 16 * 1024;
@@ -21,9 +21,10 @@ pub(super) struct Finding {
 }
 
 /// Everything about the settings that is not allowed.
-pub(super) fn check(settings: &Settings) -> Vec<Finding> {
+pub(super) fn check(settings: &Settings, property_fault: PropertyFault) -> Vec<Finding> {
     let mut findings = Findings::default();
     connection::kafka(settings, &mut findings);
+    connection::properties(settings, property_fault, &mut findings);
     connection::topics(settings, &mut findings);
     connection::telemetry(settings, &mut findings);
     stages::input(settings, &mut findings);
