@@ -54,6 +54,11 @@ impl HostTensor {
         HostTensor { name: name.into(), dtype: Dtype::F64, shape, data }
     }
 
+    pub fn from_f32(name: impl Into<String>, shape: Vec<usize>, values: &[f32]) -> HostTensor {
+        let data = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        HostTensor { name: name.into(), dtype: Dtype::F32, shape, data }
+    }
+
     pub fn from_i64(name: impl Into<String>, values: &[i64]) -> HostTensor {
         let data = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         HostTensor { name: name.into(), dtype: Dtype::I64, shape: vec![values.len()], data }
@@ -164,6 +169,22 @@ impl TensorMap {
             return None;
         }
         Some(tensor)
+    }
+
+    /// [`take`](Self::take) of an I64 vector.
+    pub(crate) fn take_i64(&mut self, name: &str, length: Option<usize>) -> Option<Vec<i64>> {
+        self.take(name, &[Dtype::I64], &[length])?.to_i64()
+    }
+
+    /// [`take`](Self::take) of bytes.
+    pub(crate) fn take_u8(&mut self, name: &str, length: Option<usize>) -> Option<Bytes> {
+        Some(self.take(name, &[Dtype::U8], &[length])?.data)
+    }
+
+    /// The floating-point type of the parameters: that of `projection.weight`.
+    pub(crate) fn precision(&self) -> Dtype {
+        let dtype = self.tensors.get("projection.weight").map(|tensor| tensor.dtype);
+        dtype.filter(|dtype| *dtype == Dtype::F64).unwrap_or(Dtype::F32)
     }
 
     /// Records a fault in a tensor's contents.

@@ -14,9 +14,26 @@
 //! libtorch is used here and in [`crate::train`] alone.
 
 mod architecture;
+mod drop_reason;
+mod encode;
+mod forward;
 mod host_tensor;
+mod initialize;
+mod losses;
+mod normalizer;
+mod parameters;
+mod reward;
 mod scorer;
 
 pub use architecture::{Architecture, SparseTable};
+pub use drop_reason::DropReason;
 pub use host_tensor::{Dtype, HostTensor, LoadError};
+pub use reward::reward;
 pub use scorer::{ScoreError, Scorer};
+
+pub(crate) use encode::{EncodedViews, TouchedRows, ViewTensors, check_features};
+pub(crate) use forward::{HeadOutput, MainPath, Model, Placement};
+pub(crate) use host_tensor::TensorMap;
+pub(crate) use losses::{DpoPairsForm, ScoreDifferences, dpo_pairs, live_labels, satisfaction_loss};
+pub(crate) use normalizer::{Normalizer, Scaling};
+pub(crate) use parameters::{ParameterGroup, Source, host_tensor};

@@ -4,8 +4,18 @@
 //! [`Trainer`] is a state machine without I/O and without a clock. It belongs to one thread.
 
 pub mod batch;
+mod device;
+mod groups;
+mod learn;
+mod optimizer;
+mod progressive;
 mod report;
+mod reservoir;
+mod state;
 mod trainer;
 
-pub use report::{BadBatch, DropReason, Offered, StepReport};
-pub use trainer::{TrainError, Trainer, behavior_only_tensors};
+pub use crate::model::DropReason;
+pub use learn::Loss;
+pub use report::{BadBatch, Offered, StepReport};
+pub use state::behavior_only_tensors;
+pub use trainer::{TrainError, Trainer};

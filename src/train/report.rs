@@ -1,49 +1,8 @@
 //! What the trainer tells about each sample and each step.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
-/// Why a view or a pair was not learned. [`DropReason::as_str`] is its label in metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum DropReason {
-    /// The view carries no features.
-    MissingFeatures,
-    /// `features.schema_version` is not the model's.
-    SchemaVersion,
-    /// The number of dense features is not the model's.
-    DenseLength,
-    /// A dense feature is NaN or infinite.
-    NonFiniteFeature,
-    /// The reward is NaN or infinite.
-    NonFiniteReward,
-    /// The engagement lacks the signal that `reward.signal` names.
-    MissingRewardSignal,
-    /// Fewer than two views of the group are left, so there is nothing to compare.
-    GroupTooSmall,
-    /// A pair without one of its two views.
-    IncompletePair,
-}
-
-impl DropReason {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            DropReason::MissingFeatures => "missing_features",
-            DropReason::SchemaVersion => "schema_version",
-            DropReason::DenseLength => "dense_length",
-            DropReason::NonFiniteFeature => "non_finite_feature",
-            DropReason::NonFiniteReward => "non_finite_reward",
-            DropReason::MissingRewardSignal => "missing_reward_signal",
-            DropReason::GroupTooSmall => "group_too_small",
-            DropReason::IncompletePair => "incomplete_pair",
-        }
-    }
-}
-
-impl fmt::Display for DropReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+use crate::model::DropReason;
 
 /// What became of a preference pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,10 +45,12 @@ pub struct StepReport {
     pub dead_gates: Vec<f64>,
     /// Share of rows with all gates of the main head zero.
     pub all_gates_dead: f64,
+    /// ŷ over the batch.
     pub score_mean: f64,
     pub score_min: f64,
-    pub satisfaction_mean: f64,
-    pub satisfaction_min: f64,
+    /// ŝ over the batch, where the live form of L_DPO needed it.
+    pub satisfaction_mean: Option<f64>,
+    pub satisfaction_min: Option<f64>,
 }
 
 /// A loss or a gradient was not finite: no parameter, moment or statistic was changed. The pairs

@@ -1,0 +1,345 @@
+//! One step's mathematics: from samples to losses and gradients. Nothing here changes state.
+
+use tch::{Device, Tensor, no_grad};
+
+use crate::contract::v1::Features;
+use crate::model::{
+    Architecture, DpoPairsForm, EncodedViews, HeadOutput, MainPath, Model, Placement, Scaling,
+    ScoreDifferences, TouchedRows, ViewTensors, dpo_pairs, live_labels, satisfaction_loss,
+};
+use crate::settings::{self, Dpo};
+
+use super::groups::MainBatch;
+use super::optimizer::MainGradients;
+
+/// One of the three losses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    Main,
+    Satisfaction,
+    Dpo,
+}
+
+/// Which losses there are and what they weigh.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Objective {
+    /// λ1
+    pub(super) satisfaction_weight: f64,
+    /// λ2
+    pub(super) dpo_weight: f64,
+    pub(super) dpo: Dpo,
+    form: DpoPairsForm,
+}
+
+impl Objective {
+    pub(super) fn new(train: &settings::Train) -> Objective {
+        Objective {
+            satisfaction_weight: train.satisfaction_weight,
+            dpo_weight: train.dpo_weight,
+            dpo: train.dpo,
+            form: DpoPairsForm { beta: train.dpo_beta, offset: train.dpo_offset },
+        }
+    }
+
+    fn applies(self, form: Dpo) -> bool {
+        self.dpo == form && self.dpo_weight != 0.0
+    }
+}
+
+/// Views of a batch as one main path reads them, with the rows that learning from them changes.
+struct Touched {
+    /// Per table, [u] row numbers.
+    index: Vec<Tensor>,
+    views: Option<ViewTensors>,
+}
+
+/// Pairs of views within groups, [m] each.
+struct Pairs {
+    left: Tensor,
+    right: Tensor,
+    /// 1 where behavior prefers the right one, else 0.
+    right_is_better: Tensor,
+    /// 1 / (behavior pairs) where behavior prefers either, else 0.
+    weight: Tensor,
+}
+
+/// The samples of one step as tensors.
+pub(super) struct Batch {
+    /// As the twin reads them, and the model too unless `joint` says otherwise.
+    behavior: Touched,
+    /// The printed form of L_DPO teaches the embeddings of the drawn pairs as well.
+    joint: Option<Touched>,
+    /// Chosen, then rejected views of the drawn pairs; rows numbered as in `joint`, else whole.
+    drawn: Option<ViewTensors>,
+    pairs: Pairs,
+    behavior_pairs: usize,
+}
+
+impl Batch {
+    pub(super) fn new(
+        architecture: &Architecture,
+        scaling: &Scaling,
+        placement: Placement,
+        objective: Objective,
+        main: &MainBatch,
+        drawn: &[&Features],
+    ) -> Batch {
+        let Placement { device, .. } = placement;
+        let kind = placement.kind();
+        let encode = |views: &[&Features]| EncodedViews::new(architecture, scaling, views);
+        let views = encode(&main.views);
+        let touch = |rows: &TouchedRows| Touched {
+            index: rows.index(device),
+            views: (!main.views.is_empty()).then(|| views.upload_touched(rows, kind, device)),
+        };
+        let tables = architecture.sparse.len();
+        let behavior = touch(&TouchedRows::of(&[&views], tables));
+        let (mut joint, mut drawn_tensors) = (None, None);
+        if !drawn.is_empty() {
+            let encoded = encode(drawn);
+            if objective.applies(Dpo::Pairs) {
+                let rows = TouchedRows::of(&[&views, &encoded], tables);
+                joint = Some(touch(&rows));
+                drawn_tensors = Some(encoded.upload_touched(&rows, kind, device));
+            } else {
+                drawn_tensors = Some(encoded.upload(kind, device));
+            }
+        }
+        let pairs = Pairs::new(main, placement);
+        Batch { behavior, joint, drawn: drawn_tensors, pairs, behavior_pairs: main.behavior_pairs() }
+    }
+
+    /// What the model's main path reads.
+    fn model(&self) -> &Touched {
+        self.joint.as_ref().unwrap_or(&self.behavior)
+    }
+}
+
+impl Pairs {
+    fn new(main: &MainBatch, placement: Placement) -> Pairs {
+        let float = |value: &dyn Fn(i8) -> f64| {
+            let values: Vec<f64> = main.preferred.iter().map(|&preferred| value(preferred)).collect();
+            Tensor::from_slice(&values).to_kind(placement.kind()).to_device(placement.device)
+        };
+        let weight = (main.behavior_pairs().max(1) as f64).recip();
+        Pairs {
+            left: Tensor::from_slice(&main.left).to_device(placement.device),
+            right: Tensor::from_slice(&main.right).to_device(placement.device),
+            right_is_better: float(&|preferred| f64::from(u8::from(preferred < 0))),
+            weight: float(&|preferred| if preferred == 0 { 0.0 } else { weight }),
+        }
+    }
+}
+
+/// Copies of the rows that a step may change: leaves of the graph.
+fn gather(tables: &[Tensor], index: &[Tensor]) -> Vec<Tensor> {
+    let rows =
+        |(table, index): (&Tensor, &Tensor)| no_grad(|| table.index_select(0, index)).set_requires_grad(true);
+    tables.iter().zip(index).map(rows).collect()
+}
+
+/// The model's scores and losses on one batch; a loss over no pairs is None.
+pub(super) struct Forward {
+    rows: Vec<Tensor>,
+    pub(super) scores: Option<HeadOutput>,
+    /// ŝ of the batch's views, where the live form needed it.
+    pub(super) satisfaction: Option<Tensor>,
+    pub(super) main: Option<Tensor>,
+    pub(super) satisfaction_loss: Option<Tensor>,
+    pub(super) dpo: Option<Tensor>,
+}
+
+impl Forward {
+    /// `labels_known`: the satisfaction head has learned before, so it may label live pairs.
+    pub(super) fn new(model: &Model, batch: &Batch, objective: Objective, labels_known: bool) -> Forward {
+        let rows = gather(&model.main.tables, &batch.model().index);
+        let mut forward = Forward {
+            rows,
+            scores: None,
+            satisfaction: None,
+            main: None,
+            satisfaction_loss: None,
+            dpo: None,
+        };
+        if let Some(views) = &batch.model().views {
+            let live = objective.applies(Dpo::Live) && (labels_known || batch.drawn.is_some());
+            forward.score_views(model, views, batch, live);
+        }
+        if let Some(drawn) = &batch.drawn {
+            forward.score_drawn(model, drawn, batch, objective);
+        }
+        forward
+    }
+
+    fn score_views(&mut self, model: &Model, views: &ViewTensors, batch: &Batch, live: bool) {
+        let Pairs { left, right, right_is_better, weight } = &batch.pairs;
+        let x = views.input(&self.rows);
+        let output = model.score(&x);
+        let differences = ScoreDifferences::new(&output.score, left, right);
+        if batch.behavior_pairs > 0 {
+            self.main = Some(differences.main_loss(right_is_better, weight));
+        }
+        if live {
+            let satisfaction = no_grad(|| model.satisfaction(&x).score);
+            self.dpo = Some(differences.dpo_live(&live_labels(&satisfaction, left, right)));
+            self.satisfaction = Some(satisfaction);
+        }
+        self.scores = Some(output);
+    }
+
+    fn score_drawn(&mut self, model: &Model, drawn: &ViewTensors, batch: &Batch, objective: Objective) {
+        let x = match batch.joint {
+            Some(_) => drawn.input(&self.rows),
+            None => no_grad(|| drawn.input(&model.main.tables)),
+        };
+        let satisfaction = model.satisfaction(&x).score;
+        self.satisfaction_loss = Some(satisfaction_loss(&satisfaction));
+        if batch.joint.is_some() {
+            self.dpo = Some(dpo_pairs(&model.score(&x).score, &satisfaction, objective.form));
+        }
+    }
+
+    pub(super) fn loss(&self, loss: Loss) -> Option<&Tensor> {
+        match loss {
+            Loss::Main => self.main.as_ref(),
+            Loss::Satisfaction => self.satisfaction_loss.as_ref(),
+            Loss::Dpo => self.dpo.as_ref(),
+        }
+    }
+
+    /// Gradients of L_main + λ1 L_satis + λ2 L_DPO.
+    pub(super) fn gradients(&self, model: &Model, batch: &Batch, objective: Objective) -> Gradients {
+        let weighted = [
+            (Loss::Main, 1.0),
+            (Loss::Satisfaction, objective.satisfaction_weight),
+            (Loss::Dpo, objective.dpo_weight),
+        ];
+        let terms = weighted.iter().filter_map(|&(loss, weight)| Some(self.loss(loss)? * weight));
+        let Some(total) = terms.reduce(|sum, term| sum + term) else {
+            return Gradients { main: None, satisfaction: None };
+        };
+        let teaches_main = self.main.is_some() || self.dpo.is_some();
+        let teaches_satisfaction = self.satisfaction_loss.is_some();
+        self.backward(&total, model, &batch.model().index, teaches_main, teaches_satisfaction)
+    }
+
+    /// Gradients of one loss alone by all parameters, whether it may reach them or not.
+    pub(super) fn gradients_of(&self, loss: Loss, model: &Model, batch: &Batch) -> Option<Gradients> {
+        Some(self.backward(self.loss(loss)?, model, &batch.model().index, true, true))
+    }
+
+    fn backward(
+        &self,
+        total: &Tensor,
+        model: &Model,
+        index: &[Tensor],
+        main: bool,
+        satisfaction: bool,
+    ) -> Gradients {
+        let mut leaves: Vec<&Tensor> = Vec::new();
+        if main {
+            leaves.extend(model.main.group.leaves());
+            leaves.extend(&self.rows);
+        }
+        if satisfaction {
+            leaves.extend(model.satisfaction.group.leaves());
+        }
+        let mut gradients = run_backward(total, &leaves).into_iter();
+        let mut take = |count: usize| gradients.by_ref().take(count).collect::<Vec<_>>();
+        let main = main.then(|| MainGradients {
+            flat: flatten(&take(model.main.group.leaves().len())),
+            index: index.iter().map(Tensor::shallow_clone).collect(),
+            rows: take(self.rows.len()),
+        });
+        let satisfaction = satisfaction.then(|| flatten(&take(model.satisfaction.group.leaves().len())));
+        Gradients { main, satisfaction }
+    }
+}
+
+/// None where nothing is to be learned; such a group is not stepped at all.
+pub(super) struct Gradients {
+    pub(super) main: Option<MainGradients>,
+    /// [elements] of LoRA and satisfaction head
+    pub(super) satisfaction: Option<Tensor>,
+}
+
+/// The behavior-only twin's scores on a batch, its loss, and the gradients of that.
+pub(super) struct TwinForward {
+    pub(super) score: Tensor,
+    pub(super) loss: Option<Tensor>,
+    pub(super) gradients: Option<MainGradients>,
+}
+
+impl TwinForward {
+    /// None without views.
+    pub(super) fn new(twin: &MainPath, batch: &Batch) -> Option<TwinForward> {
+        let Pairs { left, right, right_is_better, weight } = &batch.pairs;
+        let views = batch.behavior.views.as_ref()?;
+        let rows = gather(&twin.tables, &batch.behavior.index);
+        let score = twin.head(&twin.project(&views.input(&rows))).score;
+        let loss = (batch.behavior_pairs > 0)
+            .then(|| ScoreDifferences::new(&score, left, right).main_loss(right_is_better, weight));
+        let gradients = loss.as_ref().map(|loss| {
+            let leaves: Vec<&Tensor> = twin.group.leaves().iter().chain(&rows).collect();
+            let mut gradients = run_backward(loss, &leaves);
+            let rows = gradients.split_off(twin.group.leaves().len());
+            let index = batch.behavior.index.iter().map(Tensor::shallow_clone).collect();
+            MainGradients { flat: flatten(&gradients), index, rows }
+        });
+        Some(TwinForward { score, loss, gradients })
+    }
+}
+
+/// ŷ of the pair's two views by model and twin: (chosen, rejected) each.
+pub(super) fn score_pair(model: &Model, twin: &MainPath, views: &ViewTensors) -> [(f64, f64); 2] {
+    let scores = no_grad(|| {
+        let twin_score = twin.head(&twin.project(&views.input(&twin.tables))).score;
+        [model.score(&views.input(&model.main.tables)).score, twin_score]
+    });
+    scores.map(|score| (score.double_value(&[0]), score.double_value(&[1])))
+}
+
+/// The gradient of a scalar by each leaf; zeros where it does not depend on it.
+fn run_backward(total: &Tensor, leaves: &[&Tensor]) -> Vec<Tensor> {
+    let gradients = Tensor::run_backward(&[total], leaves, true, false);
+    let defined = |(gradient, leaf): (Tensor, &&Tensor)| {
+        if gradient.defined() { gradient } else { leaf.zeros_like() }
+    };
+    gradients.into_iter().zip(leaves).map(defined).collect()
+}
+
+fn flatten(gradients: &[Tensor]) -> Tensor {
+    let parts: Vec<Tensor> = gradients.iter().map(|gradient| gradient.reshape(-1)).collect();
+    Tensor::cat(&parts, 0)
+}
+
+/// Brings many small results to the host in one transfer.
+#[derive(Default)]
+pub(super) struct Readback {
+    parts: Vec<Tensor>,
+}
+
+impl Readback {
+    /// Adds a tensor of any shape.
+    pub(super) fn add(&mut self, tensor: &Tensor) {
+        self.parts.push(tensor.detach().reshape(-1));
+    }
+
+    /// The elements of each, in the order in which they were added.
+    pub(super) fn fetch(self) -> impl Iterator<Item = Vec<f64>> {
+        let lengths: Vec<usize> = self.parts.iter().map(Tensor::numel).collect();
+        let values = if self.parts.is_empty() {
+            Vec::new()
+        } else {
+            let joined = Tensor::cat(&self.parts, 0).to_kind(tch::Kind::Double).to_device(Device::Cpu);
+            let mut values = vec![0.0; joined.numel()];
+            joined.copy_data(&mut values, joined.numel());
+            values
+        };
+        let mut offset = 0;
+        lengths.into_iter().map(move |length| {
+            offset += length;
+            values[offset - length..offset].to_vec()
+        })
+    }
+}

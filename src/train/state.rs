@@ -1,0 +1,234 @@
+//! A trainer from settings or from a checkpoint, and the checkpoint of a trainer.
+//!
+//! Every item is here because a run that resumed without it went another way.
+
+use tch::Tensor;
+
+use crate::model::{
+    Architecture, Dtype, HostTensor, LoadError, MainPath, Model, Normalizer, Placement, Scaling, Source,
+    TensorMap, check_features, host_tensor,
+};
+use crate::settings::{Dpo, Settings};
+
+use super::Trainer;
+use super::learn::{Gradients, Objective};
+use super::optimizer::{Adam, MainOptimizer};
+use super::progressive::{RunningMean, Window};
+use super::reservoir::{Reservoir, Reuse};
+
+const TWIN: &str = "training.twin.";
+const MAIN_OPTIMIZER: &str = "training.main";
+const SATISFACTION_OPTIMIZER: &str = "training.satisfaction";
+const TWIN_OPTIMIZER: &str = "training.twin.main";
+const COUNTS: &str = "training.counts";
+const LOSSES: &str = "training.progressive.losses";
+
+pub(super) fn create(settings: &Settings, placement: Placement) -> Trainer {
+    let architecture = Architecture::from_settings(settings);
+    let std = settings.train.embedding_std;
+    let seed = || Source::Seed(settings.model.seed);
+    let model = Model::load(&architecture, std, &mut seed(), placement).expect("a seed gives every value");
+    let twin = MainPath::load(&architecture, std, &mut seed(), placement).expect("a seed gives every value");
+    assemble(settings, placement, architecture, model, twin)
+}
+
+/// None when the tensors do not fit, which they remember.
+pub(super) fn restore(settings: &Settings, placement: Placement, tensors: &mut TensorMap) -> Option<Trainer> {
+    let architecture = Architecture::from_settings(settings);
+    let mut source = Source::Tensors { tensors, prefix: "" };
+    let model = Model::load(&architecture, 0.0, &mut source, placement);
+    let mut source = Source::Tensors { tensors, prefix: TWIN };
+    let twin = MainPath::load(&architecture, 0.0, &mut source, placement);
+    let dense = architecture.dense.len();
+    // The published statistics follow from the saved sums.
+    Scaling::load(dense, placement.dtype, tensors);
+    let normalizer = Normalizer::load(dense, settings.train.normalizer_views, tensors);
+
+    let mut trainer = assemble(settings, placement, architecture, model?, twin?);
+    trainer.normalizer = normalizer?;
+    let main = load_main_optimizer(&mut trainer.main_optimizer, MAIN_OPTIMIZER, &trainer.model.main, tensors);
+    let twin = load_main_optimizer(&mut trainer.twin_optimizer, TWIN_OPTIMIZER, &trainer.twin, tensors);
+    let satisfaction = load_adam(&mut trainer.satisfaction_adam, SATISFACTION_OPTIMIZER, tensors);
+    let architecture = &trainer.architecture;
+    let reservoir = trainer.reservoir.load(tensors, |view| check_features(architecture, Some(view)).is_ok());
+    let behavior = trainer.behavior.load(tensors);
+    let preference = trainer.preference.load(tensors);
+    let losses = tensors.take(LOSSES, &[Dtype::F64], &[Some(3)]);
+    let counts = tensors.take_i64(COUNTS, Some(2));
+    main.and(twin).and(satisfaction)?;
+    (trainer.reservoir, trainer.behavior, trainer.preference) = (reservoir?, behavior?, preference?);
+    let losses = losses?.to_f64()?;
+    trainer.losses = std::array::from_fn(|i| RunningMean(Some(losses[i]).filter(|loss| !loss.is_nan())));
+    let counts = counts?;
+    (trainer.steps, trainer.groups_learned) = (counts[0] as u64, counts[1] as u64);
+    Some(trainer)
+}
+
+/// A trainer with these parameters and everything else at its beginning.
+fn assemble(
+    settings: &Settings,
+    placement: Placement,
+    architecture: Architecture,
+    model: Model,
+    twin: MainPath,
+) -> Trainer {
+    let train = &settings.train;
+    let reservoir = Reservoir::new(
+        train.reservoir_pairs,
+        train.reservoir_batch_pairs,
+        reuse(settings),
+        settings.model.seed,
+    );
+    Trainer {
+        normalizer: Normalizer::new(architecture.dense.len(), train.normalizer_views),
+        architecture,
+        reward: settings.reward.clone(),
+        placement,
+        objective: Objective::new(train),
+        main_optimizer: MainOptimizer::new(&model.main, train),
+        satisfaction_adam: Adam::new(&model.satisfaction.group, train.lora_learning_rate),
+        twin_optimizer: MainOptimizer::new(&twin, train),
+        model,
+        twin,
+        reservoir,
+        behavior: Window::new("behavior", train.progressive_pairs),
+        preference: Window::new("preference", train.progressive_pairs),
+        losses: Default::default(),
+        steps: 0,
+        groups_learned: 0,
+    }
+}
+
+/// The printed form of L_DPO learns each pair once: replayed ones are memorized through the ids.
+fn reuse(settings: &Settings) -> Reuse {
+    match settings.train.reservoir_reuse.parse() {
+        _ if settings.train.dpo == Dpo::Pairs => Reuse::Fixed(1),
+        Ok(limit) => Reuse::Fixed(limit),
+        Err(_) => Reuse::Auto,
+    }
+}
+
+impl Trainer {
+    /// The tensors that scoring needs: the whole table of names, LoRA and satisfaction head
+    /// included, ordered by name.
+    pub fn serving_tensors(&self) -> Vec<HostTensor> {
+        let dtype = self.placement.dtype;
+        let mut tensors = self.model.save();
+        tensors.extend(self.normalizer.scaling(dtype).save(dtype));
+        sorted(tensors)
+    }
+
+    /// What a checkpoint carries besides, ordered by name: all names begin with `training.`.
+    pub fn training_state(&self) -> Vec<HostTensor> {
+        let mut tensors = self.twin.save(TWIN);
+        tensors.extend(save_main_optimizer(&self.main_optimizer, MAIN_OPTIMIZER, &self.model.main));
+        tensors.extend(save_main_optimizer(&self.twin_optimizer, TWIN_OPTIMIZER, &self.twin));
+        tensors.extend(save_adam(&self.satisfaction_adam, SATISFACTION_OPTIMIZER));
+        tensors.extend(self.normalizer.save());
+        tensors.extend(self.reservoir.save());
+        tensors.extend([self.behavior.save(), self.preference.save()]);
+        let losses = self.losses.map(|mean| mean.0.unwrap_or(f64::NAN));
+        tensors.push(HostTensor::from_f64(LOSSES, vec![3], &losses));
+        tensors.push(HostTensor::from_i64(COUNTS, &[self.steps as i64, self.groups_learned as i64]));
+        sorted(tensors)
+    }
+}
+
+fn save_adam(adam: &Adam, prefix: &str) -> Vec<HostTensor> {
+    let moment = |name: &str, moment: &Tensor| {
+        host_tensor(format!("{prefix}.adam.{name}"), vec![moment.numel()], moment)
+    };
+    let steps = HostTensor::from_i64(format!("{prefix}.adam.steps"), &[adam.steps]);
+    vec![moment("m", &adam.m), moment("v", &adam.v), steps]
+}
+
+/// Into `adam`, whose moments have the right size. None when the tensors do not fit.
+fn load_adam(adam: &mut Adam, prefix: &str, tensors: &mut TensorMap) -> Option<()> {
+    let m = load_like(&mut adam.m, &format!("{prefix}.adam.m"), tensors);
+    let v = load_like(&mut adam.v, &format!("{prefix}.adam.v"), tensors);
+    adam.steps = tensors.take_i64(&format!("{prefix}.adam.steps"), Some(1))?[0];
+    m.and(v)
+}
+
+fn accumulator_names(prefix: &str, path: &MainPath) -> Vec<String> {
+    path.table_names().iter().map(|table| format!("{prefix}.adagrad.{table}")).collect()
+}
+
+fn save_main_optimizer(optimizer: &MainOptimizer, prefix: &str, path: &MainPath) -> Vec<HostTensor> {
+    let mut tensors = save_adam(&optimizer.adam, prefix);
+    let accumulators = accumulator_names(prefix, path).into_iter().zip(&optimizer.adagrad.accumulators);
+    tensors.extend(accumulators.map(|(name, sum)| host_tensor(name, vec![sum.numel()], sum)));
+    tensors
+}
+
+fn load_main_optimizer(
+    optimizer: &mut MainOptimizer,
+    prefix: &str,
+    path: &MainPath,
+    tensors: &mut TensorMap,
+) -> Option<()> {
+    let mut loaded = load_adam(&mut optimizer.adam, prefix, tensors);
+    for (name, sum) in accumulator_names(prefix, path).iter().zip(&mut optimizer.adagrad.accumulators) {
+        loaded = load_like(sum, name, tensors).and(loaded);
+    }
+    loaded
+}
+
+/// Overwrites a vector with the saved one of the same size and type.
+fn load_like(vector: &mut Tensor, name: &str, tensors: &mut TensorMap) -> Option<()> {
+    let dtype = if vector.kind() == tch::Kind::Double { Dtype::F64 } else { Dtype::F32 };
+    let values = tensors.take(name, &[dtype], &[Some(vector.numel())])?.to_f64()?;
+    vector.copy_(&Tensor::from_slice(&values).to_kind(vector.kind()));
+    Some(())
+}
+
+fn sorted(mut tensors: Vec<HostTensor>) -> Vec<HostTensor> {
+    tensors.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    tensors
+}
+
+/// Gradients under the names of what they are gradients of.
+pub(super) fn name_gradients(model: &Model, gradients: &Gradients) -> Vec<HostTensor> {
+    let mut named = Vec::new();
+    if let Some(main) = &gradients.main {
+        named.extend(model.main.group.split(&main.flat));
+        let rows = model.main.table_names().iter().zip(&main.rows);
+        named.extend(rows.map(|(name, rows)| {
+            let shape = rows.size().iter().map(|&size| size as usize).collect();
+            host_tensor(name.clone(), shape, rows)
+        }));
+    }
+    if let Some(satisfaction) = &gradients.satisfaction {
+        named.extend(model.satisfaction.group.split(satisfaction));
+    }
+    sorted(named)
+}
+
+/// The behavior-only twin of a checkpoint as a serving version of its own, for
+/// [`Scorer`](crate::model::Scorer): evaluation compares the two. LoRA, which the twin does not
+/// have, is zero in it.
+///
+/// # Errors
+/// `checkpoint` lacks the twin's tensors.
+pub fn behavior_only_tensors(checkpoint: &[HostTensor]) -> Result<Vec<HostTensor>, LoadError> {
+    let mut missing = Vec::new();
+    let mut tensors = Vec::new();
+    for tensor in checkpoint.iter().filter(|tensor| !tensor.name.starts_with("training.")) {
+        let mut tensor = tensor.clone();
+        let name = &tensor.name;
+        if name.starts_with("embeddings.")
+            || name.starts_with("main.")
+            || ["projection.weight", "projection.bias"].contains(&name.as_str())
+        {
+            let twin = format!("{TWIN}{name}");
+            match checkpoint.iter().find(|tensor| tensor.name == twin) {
+                Some(twin) => tensor.data = twin.data.clone(),
+                None => missing.push(twin),
+            }
+        } else if name == "projection.lora_B.weight" {
+            tensor.data = vec![0; tensor.data.len()].into();
+        }
+        tensors.push(tensor);
+    }
+    if missing.is_empty() { Ok(tensors) } else { Err(LoadError { missing, ..Default::default() }) }
+}
