@@ -6,6 +6,7 @@ use std::fmt::Write;
 use std::fs;
 use std::sync::Mutex;
 
+use easq::kafka::client::property_fault;
 use easq::settings::{DEFAULTS, Sources, load};
 use easq::telemetry::names::TABLE;
 
@@ -112,7 +113,7 @@ fn every_setting_says_what_it_means() {
 fn the_example_settings_are_valid() {
     let file = Some(concat!(env!("CARGO_MANIFEST_DIR"), "/config/local.toml").into());
     let sources = Sources { file, environment: Vec::new(), overrides: Vec::new() };
-    load(&sources).unwrap_or_else(|faults| panic!("{faults}"));
+    load(&sources, property_fault).unwrap_or_else(|faults| panic!("{faults}"));
 }
 
 #[test]

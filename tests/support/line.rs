@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
+use easq::kafka::client::property_fault;
 use easq::settings::{Settings, Sources, load};
 
 use super::{Easq, Kafka};
@@ -51,7 +52,7 @@ impl Line {
     pub fn settings(&self) -> Settings {
         let overrides = self.overrides.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let sources = Sources { file: None, environment: Vec::new(), overrides };
-        load(&sources).unwrap_or_else(|faults| panic!("{faults}"))
+        load(&sources, property_fault).unwrap_or_else(|faults| panic!("{faults}"))
     }
 
     /// `command` followed by `--set section.key=value` for every override.
