@@ -10,17 +10,27 @@ mod coefficients;
 mod config;
 mod faults;
 mod latents;
+mod malformed;
+mod pace;
+mod produce;
+mod progress;
 mod questionnaire;
 mod run;
 mod stream;
+mod truth;
 mod views;
 mod world;
 
-pub use args::{Args, RecordTime, parse_duration};
+pub use args::{Args, Plan, RecordTime, parse_duration};
 pub use config::{WorldConfig, WorldError};
-pub use faults::FaultRates;
+pub use faults::{Deliveries, Delivery, Fault, FaultRates, Input, Partitioning};
+pub use malformed::Defect;
+pub use pace::Pace;
+pub use produce::{ProduceOptions, Produced, produce};
+pub use progress::Progress;
 pub use run::{SimulateError, run};
 pub use stream::{Arrival, Event, SimulatedView, Stream, ViewTruth};
+pub use truth::TruthFile;
 pub use world::{HELD_OUT_NEGATIVES, HeldOutList, World};
 
 #[cfg(test)]

@@ -1,9 +1,19 @@
 //! `easq simulate`: the world's records to Kafka, or its joined samples to a file.
 
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use jiff::Timestamp;
 use thiserror::Error;
 
 use super::args::Args;
 use super::config::WorldError;
+use super::produce::{ProduceOptions, Produced, produce};
+use super::progress::Progress;
+use super::truth::TruthFile;
+use super::world::World;
+use crate::kafka::producer::ProduceError;
+use crate::kafka::reader::ReadError;
 use crate::settings::Settings;
 use crate::supervise::StopToken;
 
@@ -13,11 +23,31 @@ pub enum SimulateError {
     Argument { argument: &'static str, value: String, allowed: &'static str },
     #[error(transparent)]
     World(#[from] WorldError),
+    #[error(
+        "'{behavior}' has {behavior_partitions} partitions and '{responses}' {responses_partitions}: both \
+         need as many, create them with `easq topics create`"
+    )]
+    UnlikePartitions {
+        behavior: String,
+        behavior_partitions: i32,
+        responses: String,
+        responses_partitions: i32,
+    },
+    #[error("the number of partitions cannot be asked for: {0}")]
+    Topics(#[from] ReadError),
+    #[error(transparent)]
+    Produce(#[from] ProduceError),
+    #[error("{}: {source}", path.display())]
+    File { path: PathBuf, source: std::io::Error },
 }
 
 impl SimulateError {
     pub(super) fn argument(argument: &'static str, value: f64, allowed: &'static str) -> Self {
         Self::Argument { argument, value: value.to_string(), allowed }
+    }
+
+    pub(super) fn file(path: &Path, source: std::io::Error) -> Self {
+        Self::File { path: path.to_owned(), source }
     }
 
     /// Whether the arguments are at fault (exit code 2), not the run.
@@ -31,6 +61,22 @@ impl SimulateError {
 ///
 /// # Errors
 /// When an argument is out of range, or the records cannot be written.
-pub fn run(_settings: &Settings, _args: &Args, _stop: &StopToken) -> Result<(), SimulateError> {
-    todo!()
+pub fn run(settings: &Settings, args: &Args, stop: &StopToken) -> Result<(), SimulateError> {
+    let plan = args.plan(settings, Timestamp::now())?;
+    let world = World::new(plan.world)?;
+    let mut truth = args.truth.as_deref().map(TruthFile::create).transpose()?;
+    let mut progress = Progress::new(world.config().views);
+    let began = Instant::now();
+    let mut show = |produced: &Produced| progress.set(produced.views, summary(produced, began));
+    let options =
+        ProduceOptions { faults: args.faults, duration: plan.duration, record_time: args.record_time };
+    produce(settings, &world, options, truth.as_mut(), &mut show, stop)?;
+    progress.finish();
+    truth.map_or(Ok(()), TruthFile::finish)
+}
+
+fn summary(produced: &Produced, began: Instant) -> String {
+    let rate = produced.views as f64 / began.elapsed().as_secs_f64().max(1e-3);
+    let faults: u64 = produced.faults.values().sum();
+    format!("views, {rate:.0}/s, {} answers, {faults} faults", produced.responses)
 }

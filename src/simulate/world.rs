@@ -30,6 +30,7 @@ pub(super) enum Purpose {
     Questionnaire = 5,
     Delivery = 6,
     HeldOut = 7,
+    Faults = 8,
 }
 
 pub(super) fn generator(seed: u64, purpose: Purpose) -> ChaCha8Rng {
