@@ -51,6 +51,32 @@ pub struct InputRecord {
     pub payload: Option<Bytes>,
 }
 
+/// One of the two inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Side {
+    /// `topics.behavior`.
+    Views,
+    /// `topics.responses`.
+    Responses,
+}
+
+impl Side {
+    pub fn other(self) -> Side {
+        match self {
+            Side::Views => Side::Responses,
+            Side::Responses => Side::Views,
+        }
+    }
+
+    /// The value of metrics labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Side::Views => "views",
+            Side::Responses => "responses",
+        }
+    }
+}
+
 #[allow(clippy::all, missing_docs)]
 pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/easq.v1.rs"));

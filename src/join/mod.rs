@@ -10,26 +10,4 @@ pub use outcomes::{Outcome, Outcomes, Products};
 pub use output::{Effects, Output, OutputKind};
 pub use partition::{Config, Gauges, JoinFault, PartitionJoin, RetentionLoss, Start};
 
-/// One of the two inputs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Side {
-    Views,
-    Responses,
-}
-
-impl Side {
-    pub fn other(self) -> Side {
-        match self {
-            Side::Views => Side::Responses,
-            Side::Responses => Side::Views,
-        }
-    }
-
-    /// The value of metrics labels.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Side::Views => "views",
-            Side::Responses => "responses",
-        }
-    }
-}
+pub use crate::contract::Side;

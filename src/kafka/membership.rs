@@ -14,34 +14,29 @@
 //! `joiner.max_poll_interval_ms` bounds the time between two polls.
 
 mod config;
+mod context;
 mod error;
 mod feed;
+mod questions;
 
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use rdkafka::Offset;
-use rdkafka::consumer::Consumer;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 
+use self::context::ChangeKind;
 pub use self::error::MembershipError;
 use self::error::failed;
-use self::feed::{ChangeKind, Feed};
-use super::{GroupMetadata, Record, partition_list};
+use self::feed::Feed;
+use super::client::Context;
+use super::{GroupMetadata, Record};
+use crate::contract::Side;
 use crate::settings::Settings;
 use crate::supervise::StopToken;
 
 /// One request to the broker, as long as it may take before the loop looks at its stop token.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
-
-/// One of the two inputs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Side {
-    /// `topics.behavior`, fetched by the mirror.
-    Views,
-    /// `topics.responses`, fetched by the member.
-    Responses,
-}
 
 /// A change of the partitions that this member owns; the same numbers of both inputs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +54,13 @@ pub struct Start {
     pub partition: i32,
     pub views: i64,
     pub responses: i64,
+}
+
+/// What can be read of a partition: from `low` up to and without `end`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    pub low: i64,
+    pub end: i64,
 }
 
 /// What the group has committed for one partition of one topic.
@@ -88,7 +90,10 @@ pub struct Health {
 pub struct Membership {
     member: Feed,
     mirror: Feed,
+    /// Asked about logs beyond their last stable offset; reads nothing.
+    uncommitted: BaseConsumer<Context>,
     group: String,
+    partition_count: i32,
     group_metadata: Option<GroupMetadata>,
     max_poll_interval: Duration,
 }
@@ -107,29 +112,30 @@ impl Membership {
         let member =
             Feed::new(settings.topics.responses.as_str().into(), config::member(settings, instance_id)?);
         let mirror = Feed::new(settings.topics.behavior.as_str().into(), config::mirror(settings)?);
-        let membership = Self {
+        let mut membership = Self {
             member,
             mirror,
+            uncommitted: config::uncommitted(settings)?,
+            partition_count: 0,
             group: settings.joiner.group.clone(),
             group_metadata: None,
             max_poll_interval: Duration::from_millis(settings.joiner.max_poll_interval_ms),
         };
-        if !membership.check_partition_counts(stop)? {
-            return Ok(None);
-        }
+        let Some(partition_count) = membership.check_partition_counts(stop)? else { return Ok(None) };
+        membership.partition_count = partition_count;
         let topics = [&*membership.member.topic, &*membership.mirror.topic];
         membership.member.consumer.subscribe(&topics).map_err(failed("subscribing to the inputs"))?;
         Ok(Some(membership))
     }
 
-    /// `false`: stopped before the brokers answered. Asking the mirror also warms it: its first
+    /// `None`: stopped before the brokers answered. Asking the mirror also warms it: its first
     /// fetch would otherwise be a second late.
-    fn check_partition_counts(&self, stop: &StopToken) -> Result<bool, MembershipError> {
+    fn check_partition_counts(&self, stop: &StopToken) -> Result<Option<i32>, MembershipError> {
         let mut counts = [0; 2];
         for (count, feed) in counts.iter_mut().zip([&self.mirror, &self.member]) {
             *count = loop {
                 if stop.is_stopped() {
-                    return Ok(false);
+                    return Ok(None);
                 }
                 match feed.partition_count(REQUEST_TIMEOUT)? {
                     Some(count) => break count,
@@ -138,7 +144,7 @@ impl Membership {
             };
         }
         if counts[0] == counts[1] {
-            return Ok(true);
+            return Ok(Some(counts[0]));
         }
         Err(MembershipError::UnequalPartitions {
             behavior: self.mirror.topic.to_string(),
@@ -166,13 +172,7 @@ impl Membership {
         let views: Vec<i32> = change.numbers(&self.mirror.topic);
         let responses: Vec<i32> = change.numbers(&self.member.topic);
         if views != responses {
-            return Err(MembershipError::Misaligned {
-                group: self.group.clone(),
-                behavior: self.mirror.topic.to_string(),
-                views,
-                responses_topic: self.member.topic.to_string(),
-                responses,
-            });
+            return Err(MembershipError::Misaligned { group: self.group.clone(), views, responses });
         }
         Ok(Some(match change.kind {
             ChangeKind::Assigned => Rebalance::Assigned { partitions: responses },
@@ -191,65 +191,6 @@ impl Membership {
         records: &mut Vec<Record>,
     ) -> Result<(), MembershipError> {
         self.mirror.poll(max, timeout, records).map_err(|fault| fault.into_error(&self.group))
-    }
-
-    /// The group's committed offsets of both inputs. Waits until they are stable, that is until a
-    /// pending transaction of the previous owner has ended: the fencing barrier. `None`: stopped,
-    /// or the assignment was lost meanwhile; answer the assignment with [`Membership::release`].
-    ///
-    /// # Errors
-    /// [`MembershipError::OffsetsUnavailable`] after half of `joiner.max_poll_interval_ms`.
-    pub fn committed(
-        &self,
-        partitions: &[i32],
-        stop: &StopToken,
-    ) -> Result<Option<Vec<CommittedPartition>>, MembershipError> {
-        let begun = Instant::now();
-        loop {
-            if stop.is_stopped() || self.member.consumer.assignment_lost() {
-                return Ok(None);
-            }
-            let reason = match self.committed_once(partitions) {
-                Ok(committed) => return Ok(Some(committed)),
-                Err(error) => error,
-            };
-            if reason.rdkafka_error_code() == Some(RDKafkaErrorCode::BrokerDestroy) {
-                return Ok(None);
-            }
-            if begun.elapsed() > self.max_poll_interval / 2 {
-                return Err(MembershipError::OffsetsUnavailable {
-                    group: self.group.clone(),
-                    waited_ms: begun.elapsed().as_millis(),
-                    reason: reason.to_string(),
-                });
-            }
-            stop.wait(RETRY_PAUSE);
-        }
-    }
-
-    fn committed_once(&self, partitions: &[i32]) -> Result<Vec<CommittedPartition>, KafkaError> {
-        let asked = [&self.mirror.topic, &self.member.topic]
-            .into_iter()
-            .flat_map(|topic| partitions.iter().map(|&partition| (&**topic, partition, Offset::Invalid)));
-        let list = self.member.consumer.committed_offsets(partition_list(asked)?, REQUEST_TIMEOUT)?;
-        for element in list.elements() {
-            element.error()?;
-        }
-        let one = |topic: &str, partition: i32| {
-            let element = list.find_partition(topic, partition)?;
-            match element.offset() {
-                Offset::Offset(offset) => Some(Committed { offset, metadata: element.metadata().to_owned() }),
-                _ => None,
-            }
-        };
-        Ok(partitions
-            .iter()
-            .map(|&partition| CommittedPartition {
-                partition,
-                views: one(&self.mirror.topic, partition),
-                responses: one(&self.member.topic, partition),
-            })
-            .collect())
     }
 
     /// Answers an assignment: both inputs are read from `starts` on. Captures the group metadata
@@ -293,6 +234,23 @@ impl Membership {
         self.group_metadata.clone()
     }
 
+    /// Partitions of either input topic.
+    #[must_use]
+    pub fn partition_count(&self) -> i32 {
+        self.partition_count
+    }
+
+    /// The partition numbers that are owned and started.
+    #[must_use]
+    pub fn owned(&self) -> Vec<i32> {
+        self.member.owned()
+    }
+
+    #[must_use]
+    pub fn topic(&self, side: Side) -> &Arc<str> {
+        &self.feed(side).topic
+    }
+
     /// Stops fetching one partition of one side, or goes on where it stopped. What librdkafka has
     /// fetched of a held partition is fetched again on resuming.
     ///
@@ -308,49 +266,17 @@ impl Membership {
         self.feed(side).at_end(partition)
     }
 
+    /// The offset behind the last record that was handed out of an owned partition.
+    #[must_use]
+    pub fn next_offset(&self, side: Side, partition: i32) -> Option<i64> {
+        self.feed(side).next_offset(partition)
+    }
+
     /// End of the partition as the last fetch saw it, refreshed about once a second; `None` before
     /// the first.
     #[must_use]
     pub fn end_offset(&self, side: Side, partition: i32) -> Option<i64> {
         self.feed(side).consumer.context().end_offset(partition)
-    }
-
-    /// Asks the broker for the lowest and the end offset. Blocks for at most a second.
-    ///
-    /// # Errors
-    /// The broker does not answer.
-    pub fn watermarks(&self, side: Side, partition: i32) -> Result<(i64, i64), MembershipError> {
-        let feed = self.feed(side);
-        feed.consumer
-            .fetch_watermarks(&feed.topic, partition, REQUEST_TIMEOUT)
-            .map_err(failed("asking for the offsets of a partition"))
-    }
-
-    /// For each partition, the offset of the first record that is not older than `time_ms`, or the
-    /// end offset when there is none.
-    ///
-    /// # Errors
-    /// The broker does not answer.
-    pub fn offsets_at(
-        &self,
-        side: Side,
-        partitions: &[i32],
-        time_ms: i64,
-    ) -> Result<Vec<i64>, MembershipError> {
-        let feed = self.feed(side);
-        let what = || failed("asking for offsets by time");
-        let asked = partitions.iter().map(|&partition| (&*feed.topic, partition, Offset::Offset(time_ms)));
-        let asked = partition_list(asked).map_err(what())?;
-        let found = feed.consumer.offsets_for_times(asked, REQUEST_TIMEOUT).map_err(what())?;
-        let mut offsets = Vec::with_capacity(partitions.len());
-        for &partition in partitions {
-            let offset = found.find_partition(&feed.topic, partition).map(|element| element.offset());
-            offsets.push(match offset {
-                Some(Offset::Offset(offset)) => offset,
-                _ => self.watermarks(side, partition)?.1,
-            });
-        }
-        Ok(offsets)
     }
 
     /// What happened on both sides since the last call.

@@ -51,6 +51,11 @@ impl TransactionError {
         matches!(self, Self::Fenced { .. })
     }
 
+    /// True when a stop ended the waiting for brokers: not a failure of a process that ends anyway.
+    pub fn is_stopped(&self) -> bool {
+        matches!(self, Self::Stopped { .. })
+    }
+
     /// True when [`TransactionalProducer::abort`] and a rewind make it good.
     pub fn must_abort(&self) -> bool {
         matches!(self, Self::MustAbort { .. })

@@ -259,7 +259,7 @@ impl Supervisor {
 }
 
 /// What a panic said, if it said it in words.
-fn panic_message(panic: &(dyn Any + Send)) -> String {
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
     panic
         .downcast_ref::<&str>()
         .map(|message| (*message).to_owned())

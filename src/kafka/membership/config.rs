@@ -6,9 +6,9 @@ use std::sync::Arc;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::BaseConsumer;
 
-use super::feed::FeedContext;
+use super::context::FeedContext;
 use super::{MembershipError, failed};
-use crate::kafka::client;
+use crate::kafka::client::{self, Context};
 use crate::settings::Settings;
 
 /// What the guarantees rest on, for both consumers.
@@ -24,8 +24,13 @@ const CONTROLLED: [(&str, &str); 5] = [
 /// Brings the end offsets of the fetched partitions, without requests of its own.
 const STATISTICS: (&str, &str) = ("statistics.interval.ms", "1000");
 
-const MEMBER_TUNING: [(&str, &str); 3] =
-    [("fetch.min.bytes", "1"), ("fetch.error.backoff.ms", "50"), STATISTICS];
+const MEMBER_TUNING: [(&str, &str); 4] = [
+    ("fetch.min.bytes", "1"),
+    ("fetch.error.backoff.ms", "50"),
+    // An empty fetch tells that the end is reached, which lets the views go ahead.
+    ("fetch.wait.max.ms", "100"),
+    STATISTICS,
+];
 
 const MIRROR_TUNING: [(&str, &str); 6] = [
     // The default of 1 s costs more than half of the throughput.
@@ -63,6 +68,14 @@ pub(super) fn mirror(settings: &Settings) -> Result<BaseConsumer<FeedContext>, M
     let mut config = client::client_config(&settings.kafka, &MIRROR_TUNING, &CONTROLLED);
     config.set("group.id", format!("{}-mirror", settings.joiner.group));
     create(&config, &settings.topics.behavior, "joiner mirror")
+}
+
+/// A client that sees logs up to their very end. It is asked, and reads nothing.
+pub(super) fn uncommitted(settings: &Settings) -> Result<BaseConsumer<Context>, MembershipError> {
+    const CLIENT: &str = "joiner probe";
+    client::client_config(&settings.kafka, &[], &[("isolation.level", "read_uncommitted")])
+        .create_with_context(Context::new(CLIENT, ()))
+        .map_err(failed(&format!("creating the {CLIENT}")))
 }
 
 fn create(

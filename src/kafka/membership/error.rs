@@ -11,33 +11,27 @@ pub enum MembershipError {
     )]
     UnequalPartitions {
         behavior: String,
-        behavior_partitions: usize,
+        behavior_partitions: i32,
         responses: String,
-        responses_partitions: usize,
+        responses_partitions: i32,
     },
     #[error("topic '{topic}' does not exist: create it (`easq topics create`), or correct [topics]")]
     TopicMissing { topic: String },
     #[error(
-        "the group assigned partitions {views:?} of '{behavior}' but {responses:?} of '{responses_topic}': \
-         every member of group '{group}' must subscribe to both topics with the range assignor"
+        "group '{group}' assigned partitions {views:?} of topics.behavior but {responses:?} of topics.responses: \
+         every member must subscribe to both topics with the range assignor"
     )]
-    Misaligned {
-        group: String,
-        behavior: String,
-        views: Vec<i32>,
-        responses_topic: String,
-        responses: Vec<i32>,
-    },
+    Misaligned { group: String, views: Vec<i32>, responses: Vec<i32> },
     #[error(
         "the broker gave this member of group '{group}' up ({reason}): another process with the same \
          joiner.instance_id runs, or the session was lost; a restart is right"
     )]
     Fenced { group: String, reason: String },
     #[error(
-        "no stable committed offsets of group '{group}' within {waited_ms} ms ({reason}): a transaction of \
-         the previous owner is pending; it ends within its transaction timeout"
+        "no answer about {what} of group '{group}' within {waited_ms} ms ({reason}): the brokers are away, or \
+         the previous owner's transaction is pending, which ends within its transaction timeout"
     )]
-    OffsetsUnavailable { group: String, waited_ms: u128, reason: String },
+    NoAnswer { what: String, group: String, waited_ms: u128, reason: String },
     #[error(
         "not allowed to read '{what}' ({reason}): grant Read on the topic and the group, or correct [kafka]"
     )]

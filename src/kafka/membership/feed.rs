@@ -1,136 +1,23 @@
-//! One consumer of one input topic at positions given by hand, and what its callbacks leave behind.
+//! One consumer of one input topic, at positions given by hand.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::Message;
-use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::context::FeedContext;
 use super::{Health, MembershipError, RETRY_PAUSE};
-use crate::kafka::client::{Context, is_access_refused};
+use crate::kafka::client::is_access_refused;
 use crate::kafka::{Record, partition_list};
 
 /// A seek is local work of librdkafka; it answers at once unless the client is shutting down.
 const SEEK_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What the callbacks of one consumer write down. They run inside `poll`, on the polling thread;
-/// the locks are only for the compiler and are never held across a poll.
-pub(super) struct FeedContext {
-    logging: Context,
-    topic: Arc<str>,
-    rebalances: Mutex<VecDeque<Change>>,
-    end_offsets: Mutex<BTreeMap<i32, i64>>,
-    /// The consumer is being closed: revocations are answered here, nobody asks for them any more.
-    closing: AtomicBool,
-}
-
-/// A rebalance as librdkafka reports it: partitions of both topics.
-pub(super) struct Change {
-    pub(super) kind: ChangeKind,
-    partitions: Vec<(String, i32)>,
-}
-
-#[derive(Clone, Copy)]
-pub(super) enum ChangeKind {
-    Assigned,
-    Revoked { lost: bool },
-}
-
-impl Change {
-    /// The sorted partition numbers of one topic.
-    pub(super) fn numbers(&self, topic: &str) -> Vec<i32> {
-        let of_topic = self.partitions.iter().filter(|(name, _)| name == topic);
-        let mut numbers: Vec<i32> = of_topic.map(|&(_, partition)| partition).collect();
-        numbers.sort_unstable();
-        numbers
-    }
-}
-
-impl FeedContext {
-    /// `client` names the consumer in the logs.
-    pub(super) fn new(client: &str, topic: Arc<str>) -> Self {
-        Self {
-            logging: Context::new(client, ()),
-            topic,
-            rebalances: Mutex::default(),
-            end_offsets: Mutex::default(),
-            closing: AtomicBool::new(false),
-        }
-    }
-
-    pub(super) fn take_rebalance(&self) -> Option<Change> {
-        self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
-    }
-
-    fn has_rebalance(&self) -> bool {
-        !self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
-    }
-
-    pub(super) fn end_offset(&self, partition: i32) -> Option<i64> {
-        self.end_offsets.lock().unwrap_or_else(PoisonError::into_inner).get(&partition).copied()
-    }
-
-    pub(super) fn close(&self) {
-        self.closing.store(true, Ordering::Relaxed);
-    }
-}
-
-impl ClientContext for FeedContext {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.logging.log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.logging.error(error, reason);
-    }
-
-    fn stats(&self, statistics: Statistics) {
-        let Some(topic) = statistics.topics.get(&*self.topic) else { return };
-        let mut end_offsets = self.end_offsets.lock().unwrap_or_else(PoisonError::into_inner);
-        for partition in topic.partitions.values() {
-            // What a read_committed consumer can read ends at the last stable offset.
-            if partition.partition >= 0 && partition.ls_offset >= 0 {
-                end_offsets.insert(partition.partition, partition.ls_offset);
-            }
-        }
-    }
-}
-
-impl ConsumerContext for FeedContext {
-    /// Only writes the change down: librdkafka waits for the answer, and the polling thread gives
-    /// it where it owns the state that the answer depends on.
-    fn rebalance(
-        &self,
-        consumer: &BaseConsumer<Self>,
-        err: RDKafkaRespErr,
-        partitions: &mut TopicPartitionList,
-    ) {
-        if self.closing.load(Ordering::Relaxed) {
-            // Nothing can be done about a failure here: the client is on its way out.
-            let _ = consumer.unassign();
-            return;
-        }
-        let kind = match err {
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => ChangeKind::Assigned,
-            _ => ChangeKind::Revoked { lost: consumer.assignment_lost() },
-        };
-        let partitions = partitions
-            .elements()
-            .iter()
-            .map(|element| (element.topic().to_owned(), element.partition()))
-            .collect();
-        self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).push_back(Change { kind, partitions });
-    }
-}
 
 /// What an error of a poll asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -269,6 +156,9 @@ impl Feed {
         for partition in held {
             self.hold(partition, false)?;
         }
+        if offsets.is_empty() {
+            return Ok(());
+        }
         let list = self.consumer.seek_partitions(self.list(offsets)?, SEEK_TIMEOUT)?;
         for element in list.elements() {
             element.error()?;
@@ -292,6 +182,15 @@ impl Feed {
         if held { self.consumer.pause(&list) } else { self.consumer.resume(&list) }
     }
 
+    pub(super) fn owned(&self) -> Vec<i32> {
+        self.owned.keys().copied().collect()
+    }
+
+    /// Behind the last record that was handed out.
+    pub(super) fn next_offset(&self, partition: i32) -> Option<i64> {
+        self.owned.get(&partition).map(|progress| progress.next_offset)
+    }
+
     pub(super) fn at_end(&self, partition: i32) -> bool {
         self.owned.get(&partition).is_some_and(|progress| progress.at_end)
     }
@@ -301,7 +200,7 @@ impl Feed {
     }
 
     /// `None`: the brokers do not answer yet.
-    pub(super) fn partition_count(&self, timeout: Duration) -> Result<Option<usize>, MembershipError> {
+    pub(super) fn partition_count(&self, timeout: Duration) -> Result<Option<i32>, MembershipError> {
         let Ok(metadata) = self.consumer.fetch_metadata(Some(&self.topic), timeout) else { return Ok(None) };
         let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == &*self.topic) else {
             return Ok(None);
@@ -316,8 +215,10 @@ impl Feed {
                 })
             }
             Some(_) => Ok(None),
-            None if topic.partitions().is_empty() => Err(missing()),
-            None => Ok(Some(topic.partitions().len())),
+            None => match i32::try_from(topic.partitions().len()) {
+                Ok(count) if count > 0 => Ok(Some(count)),
+                _ => Err(missing()),
+            },
         }
     }
 

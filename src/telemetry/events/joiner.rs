@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use metrics::{counter, gauge, histogram};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::telemetry::names;
 use crate::telemetry::partitions::{self, PartitionReport};
@@ -84,6 +84,91 @@ impl PartitionRecovered {
             replayed_records = self.replayed_records,
             elapsed = ?self.elapsed,
             "partition recovered"
+        );
+    }
+}
+
+/// Labels became visible.
+pub struct LabelsCommitted<'a> {
+    /// Kafka timestamps of the records that completed them, Unix milliseconds.
+    pub completed_ms: &'a [i64],
+    pub now_ms: i64,
+}
+
+impl LabelsCommitted<'_> {
+    pub fn emit(self) {
+        let delays = histogram!(names::JOINER_LABEL_SECONDS);
+        for completed_ms in self.completed_ms {
+            delays.record(self.now_ms.saturating_sub(*completed_ms).max(0) as f64 / 1_000.0);
+        }
+    }
+}
+
+/// Retention removed records that the window of a partition still needs: answers to the views among
+/// them are lost.
+pub struct WindowLost<'a> {
+    pub topic: &'a str,
+    pub partition: i32,
+    /// From, and up to without.
+    pub offsets: (i64, i64),
+    /// Stream time at both ends, Unix milliseconds.
+    pub times_ms: (Option<i64>, Option<i64>),
+}
+
+impl WindowLost<'_> {
+    pub fn emit(self) {
+        let Self { topic, partition, offsets: (from, until), times_ms: (from_ms, until_ms) } = self;
+        lost_offsets(topic, partition, "window", from, until);
+        let span_seconds = from_ms.zip(until_ms).map(|(from, until)| until.saturating_sub(from) / 1_000);
+        error!(
+            topic,
+            partition,
+            from,
+            until,
+            ?span_seconds,
+            "retention removed records that the join window still needs; labels may be lost: retention must \
+             exceed join.window_ms and the longest pause of the joiner"
+        );
+    }
+}
+
+/// Retention removed records before any joiner read them.
+pub struct UnreadRecordsLost<'a> {
+    pub topic: &'a str,
+    pub partition: i32,
+    /// From, and up to without.
+    pub offsets: (i64, i64),
+}
+
+impl UnreadRecordsLost<'_> {
+    pub fn emit(self) {
+        let Self { topic, partition, offsets: (from, until) } = self;
+        lost_offsets(topic, partition, "unread", from, until);
+        error!(topic, partition, from, until, "retention removed records that were never read");
+    }
+}
+
+fn lost_offsets(topic: &str, partition: i32, kind: &'static str, from: i64, until: i64) {
+    let lost = u64::try_from(until.saturating_sub(from)).unwrap_or(0);
+    let (topic, partition) = (topic.to_owned(), partition.to_string());
+    counter!(names::JOINER_LOST_OFFSETS, "topic" => topic, "partition" => partition, "kind" => kind)
+        .increment(lost);
+}
+
+/// The broker handed out records again, or of partitions that are not owned.
+pub struct RecordsDropped {
+    pub instance: usize,
+    pub records: u64,
+}
+
+impl RecordsDropped {
+    pub fn emit(self) {
+        counter!(names::JOINER_DROPPED_RECORDS, "instance" => self.instance.to_string())
+            .increment(self.records);
+        error!(
+            instance = self.instance,
+            records = self.records,
+            "records out of place dropped; please report this as a defect"
         );
     }
 }

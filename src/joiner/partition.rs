@@ -1,0 +1,187 @@
+//! One owned partition number: its join, the records that wait for it, and what of it is committed.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::contract::{InputRecord, Side};
+use crate::join::{Effects, Frontier, JoinFault, PartitionJoin};
+use crate::kafka::Record;
+use crate::telemetry::events;
+use crate::telemetry::partitions::PartitionReport;
+
+use super::tail::Tail;
+
+/// How far the rebuilding of a partition's state has come.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// The last labelled views of this partition are read again. Input records wait.
+    Tail(Box<Tail>),
+    /// Input records below the committed offsets are read again, without output.
+    Replay,
+    Live,
+}
+
+/// Records of one input on their way to the join.
+#[derive(Debug, Default)]
+struct Waiting {
+    records: VecDeque<InputRecord>,
+    /// When the last record arrived, or reading began.
+    last_arrival: Option<Instant>,
+    /// Kafka timestamp of the last record given to the join.
+    last_consumed_ms: Option<i64>,
+}
+
+pub(super) struct Partition {
+    pub(super) number: i32,
+    pub(super) join: PartitionJoin,
+    pub(super) phase: Phase,
+    /// The join has taken records since the last commit.
+    pub(super) is_changed: bool,
+    /// What was last committed, as it is shown.
+    pub(super) committed: Option<PartitionReport>,
+    replayed_records: u64,
+    assigned_at: Instant,
+    views: Waiting,
+    responses: Waiting,
+}
+
+/// What a partition knows about its inputs from the consumers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ends {
+    /// Everything was fetched, and nothing has arrived since.
+    pub(super) views: bool,
+    pub(super) responses: bool,
+}
+
+impl Partition {
+    pub(super) fn new(number: i32, join: PartitionJoin, phase: Phase, now: Instant) -> Self {
+        let reading = || Waiting { last_arrival: Some(now), ..Waiting::default() };
+        Self {
+            number,
+            join,
+            phase,
+            is_changed: false,
+            committed: None,
+            replayed_records: 0,
+            assigned_at: now,
+            views: reading(),
+            responses: reading(),
+        }
+    }
+
+    pub(super) fn accept(&mut self, side: Side, record: Record, now: Instant) {
+        let waiting = self.waiting_mut(side);
+        waiting.last_arrival = Some(now);
+        waiting.records.push_back(InputRecord {
+            partition: record.partition,
+            offset: record.offset,
+            timestamp_ms: record.timestamp_ms,
+            key: record.key,
+            payload: record.payload,
+        });
+    }
+
+    /// Gives the join all records that it may read now; true when there were any. Responses come
+    /// first: they are few, and someone waits for their effect. Of each record that completed a
+    /// label the Kafka timestamp is added to `completed_ms`.
+    pub(super) fn advance(
+        &mut self,
+        ends: Ends,
+        effects: &mut Effects,
+        completed_ms: &mut Vec<i64>,
+    ) -> Result<bool, JoinFault> {
+        let mut moved = false;
+        if matches!(self.phase, Phase::Tail(_)) {
+            return Ok(moved);
+        }
+        loop {
+            let views_unread = !self.views.records.is_empty() || !ends.views;
+            let responses_unread = !self.responses.records.is_empty() || !ends.responses;
+            let side = if !self.responses.records.is_empty()
+                && self.join.may_read(Side::Responses, views_unread)
+            {
+                Side::Responses
+            } else if !self.views.records.is_empty() && self.join.may_read(Side::Views, responses_unread) {
+                Side::Views
+            } else {
+                return Ok(moved);
+            };
+            let labels = self.join.products().labelled_views;
+            let timestamp_ms = self.consume(side, effects)?;
+            if self.join.products().labelled_views > labels {
+                completed_ms.extend(timestamp_ms);
+            }
+            moved = true;
+        }
+    }
+
+    fn consume(&mut self, side: Side, effects: &mut Effects) -> Result<Option<i64>, JoinFault> {
+        let waiting = self.waiting_mut(side);
+        let Some(record) = waiting.records.pop_front() else { return Ok(None) };
+        waiting.last_consumed_ms = record.timestamp_ms.or(waiting.last_consumed_ms);
+        match side {
+            Side::Views => self.join.on_view(&record, effects)?,
+            Side::Responses => self.join.on_response(&record, effects)?,
+        }
+        match self.phase {
+            Phase::Live => self.is_changed = true,
+            _ => self.replayed_records += 1,
+        }
+        Ok(record.timestamp_ms)
+    }
+
+    /// Tells the join about inputs that were read to their end and have been silent for so long
+    /// that they no longer hold the other back.
+    pub(super) fn note_idle(&mut self, ends: Ends, idle_after: Duration, now: Instant) {
+        if !matches!(self.phase, Phase::Live) {
+            return;
+        }
+        for (side, at_end) in [(Side::Views, ends.views), (Side::Responses, ends.responses)] {
+            let waiting = self.waiting(side);
+            let silent = waiting.last_arrival.is_some_and(|last| now.duration_since(last) >= idle_after);
+            if at_end && silent && waiting.records.is_empty() {
+                self.join.on_idle(side);
+            }
+        }
+    }
+
+    /// Goes live once both inputs were read again up to their committed offsets.
+    pub(super) fn note_recovered(&mut self) {
+        if matches!(self.phase, Phase::Replay) && !self.join.is_replaying() {
+            self.phase = Phase::Live;
+            events::PartitionRecovered {
+                partition: self.number,
+                replayed_records: self.replayed_records,
+                elapsed: self.assigned_at.elapsed(),
+            }
+            .emit();
+        }
+    }
+
+    /// What to commit, when there is something to commit.
+    pub(super) fn frontier(&mut self) -> Option<Frontier> {
+        (matches!(self.phase, Phase::Live) && self.is_changed).then(|| self.join.frontier())
+    }
+
+    pub(super) fn waiting_records(&self, side: Side) -> usize {
+        self.waiting(side).records.len()
+    }
+
+    pub(super) fn last_consumed_ms(&self, side: Side) -> Option<i64> {
+        self.waiting(side).last_consumed_ms
+    }
+
+    fn waiting(&self, side: Side) -> &Waiting {
+        match side {
+            Side::Views => &self.views,
+            Side::Responses => &self.responses,
+        }
+    }
+
+    fn waiting_mut(&mut self, side: Side) -> &mut Waiting {
+        match side {
+            Side::Views => &mut self.views,
+            Side::Responses => &mut self.responses,
+        }
+    }
+}

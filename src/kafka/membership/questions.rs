@@ -1,0 +1,145 @@
+//! What a member asks the brokers, with answers that it waits for.
+
+use std::time::Instant;
+
+use rdkafka::Offset;
+use rdkafka::consumer::Consumer;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use super::{
+    Bounds, Committed, CommittedPartition, Membership, MembershipError, REQUEST_TIMEOUT, RETRY_PAUSE,
+};
+use crate::contract::Side;
+use crate::kafka::partition_list;
+use crate::supervise::StopToken;
+
+impl Membership {
+    /// The group's committed offsets of both inputs. Waits until they are stable, that is until a
+    /// pending transaction of the previous owner has ended: the fencing barrier. `None`: stopped,
+    /// or the assignment was lost meanwhile; answer the assignment with [`Membership::release`].
+    ///
+    /// # Errors
+    /// [`MembershipError::NoAnswer`] after half of `joiner.max_poll_interval_ms`.
+    pub fn committed(
+        &self,
+        partitions: &[i32],
+        stop: &StopToken,
+    ) -> Result<Option<Vec<CommittedPartition>>, MembershipError> {
+        if partitions.is_empty() {
+            return Ok(Some(Vec::new()));
+        }
+        self.patiently("committed offsets", stop, || self.committed_once(partitions))
+    }
+
+    fn committed_once(&self, partitions: &[i32]) -> Result<Vec<CommittedPartition>, KafkaError> {
+        let asked = [&self.mirror.topic, &self.member.topic]
+            .into_iter()
+            .flat_map(|topic| partitions.iter().map(|&partition| (&**topic, partition, Offset::Invalid)));
+        let list = self.member.consumer.committed_offsets(partition_list(asked)?, REQUEST_TIMEOUT)?;
+        for element in list.elements() {
+            element.error()?;
+        }
+        let one = |topic: &str, partition: i32| {
+            let element = list.find_partition(topic, partition)?;
+            match element.offset() {
+                Offset::Offset(offset) => Some(Committed { offset, metadata: element.metadata().to_owned() }),
+                _ => None,
+            }
+        };
+        Ok(partitions
+            .iter()
+            .map(|&partition| CommittedPartition {
+                partition,
+                views: one(&self.mirror.topic, partition),
+                responses: one(&self.member.topic, partition),
+            })
+            .collect())
+    }
+
+    /// Asks for the bounds of any topic's partition, as `read_committed` readers see them. `None`:
+    /// stopped, or the assignment was lost, before the brokers answered.
+    ///
+    /// # Errors
+    /// The brokers do not answer within half of `joiner.max_poll_interval_ms`.
+    pub fn bounds(
+        &self,
+        topic: &str,
+        partition: i32,
+        stop: &StopToken,
+    ) -> Result<Option<Bounds>, MembershipError> {
+        self.patiently(&format!("the offsets of '{topic}' partition {partition}"), stop, || {
+            let (low, end) = self.mirror.consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)?;
+            Ok(Bounds { low, end })
+        })
+    }
+
+    /// The end of any topic's partition, behind records of transactions that are still open or not
+    /// yet visible. `None` and errors as [`Membership::bounds`].
+    ///
+    /// # Errors
+    /// As [`Membership::bounds`].
+    pub fn uncommitted_end(
+        &self,
+        topic: &str,
+        partition: i32,
+        stop: &StopToken,
+    ) -> Result<Option<i64>, MembershipError> {
+        self.patiently(&format!("the end of '{topic}' partition {partition}"), stop, || {
+            Ok(self.uncommitted.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)?.1)
+        })
+    }
+
+    /// The offset of the first record of an input that is not older than `time_ms`, or the end
+    /// offset when there is none. `None` and errors as [`Membership::bounds`].
+    ///
+    /// # Errors
+    /// As [`Membership::bounds`].
+    pub fn offset_at(
+        &self,
+        side: Side,
+        partition: i32,
+        time_ms: i64,
+        stop: &StopToken,
+    ) -> Result<Option<i64>, MembershipError> {
+        let feed = self.feed(side);
+        self.patiently(&format!("an offset by time of '{}'", feed.topic), stop, || {
+            let asked = partition_list([(&*feed.topic, partition, Offset::Offset(time_ms))])?;
+            let found = feed.consumer.offsets_for_times(asked, REQUEST_TIMEOUT)?;
+            match found.find_partition(&feed.topic, partition).map(|element| element.offset()) {
+                Some(Offset::Offset(offset)) => Ok(offset),
+                _ => Ok(feed.consumer.fetch_watermarks(&feed.topic, partition, REQUEST_TIMEOUT)?.1),
+            }
+        })
+    }
+
+    /// Asks until there is an answer. `None`: stopped, or the assignment was lost meanwhile.
+    fn patiently<T>(
+        &self,
+        what: &str,
+        stop: &StopToken,
+        ask: impl Fn() -> Result<T, KafkaError>,
+    ) -> Result<Option<T>, MembershipError> {
+        let begun = Instant::now();
+        loop {
+            if stop.is_stopped() || self.member.consumer.assignment_lost() {
+                return Ok(None);
+            }
+            let reason = match ask() {
+                Ok(answer) => return Ok(Some(answer)),
+                Err(error) => error,
+            };
+            if reason.rdkafka_error_code() == Some(RDKafkaErrorCode::BrokerDestroy) {
+                return Ok(None);
+            }
+            if begun.elapsed() > self.max_poll_interval / 2 {
+                return Err(MembershipError::NoAnswer {
+                    what: what.to_owned(),
+                    group: self.group.clone(),
+                    waited_ms: begun.elapsed().as_millis(),
+                    reason: reason.to_string(),
+                });
+            }
+            stop.wait(RETRY_PAUSE);
+        }
+    }
+}

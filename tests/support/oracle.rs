@@ -1,0 +1,224 @@
+//! The join, the grouping and the pairing once more, written from the contract alone: whole topics
+//! in memory, nothing that expires. What the joiner writes is compared with this.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use easq::contract::v1::{
+    Answer, BehaviorEvent, BehaviorGroup, LabelledView, PairScope, PreferencePair, QuestionnaireResponse, Source,
+};
+use easq::settings::{Join, Topics};
+use prost::Message;
+
+use super::Record;
+
+/// A record by topic, partition and offset.
+pub type Address = (String, i32, i64);
+
+/// What the joiner must make of two topics.
+#[derive(Default)]
+pub struct JoinTruth {
+    pub labelled: Vec<LabelledView>,
+    pub groups: Vec<BehaviorGroup>,
+    pub late: BTreeSet<Address>,
+    /// Copies of a view that another record had brought already; the same of answers to it.
+    pub duplicate_views: u64,
+    pub duplicate_responses: u64,
+}
+
+/// A valid record in time, decoded.
+struct InTime<T> {
+    offset: i64,
+    event: T,
+    /// Greatest event time of the partition up to and including this record.
+    stream_time_ms: i64,
+}
+
+/// Joins all of `views` and `responses`; `malformed` names the records that were made to be rejected.
+pub fn join(
+    topics: &Topics,
+    settings: &Join,
+    views: &[Record],
+    responses: &[Record],
+    malformed: &BTreeSet<Address>,
+) -> JoinTruth {
+    let mut truth = JoinTruth::default();
+    let partitions: BTreeSet<i32> = views.iter().chain(responses).map(|record| record.partition).collect();
+    for partition in partitions {
+        let valid = |topic: &str, records: &[Record]| -> Vec<Record> {
+            let of_partition = records.iter().filter(|record| record.partition == partition);
+            of_partition.filter(|r| !malformed.contains(&(topic.to_owned(), partition, r.offset))).cloned().collect()
+        };
+        let lateness_ms = settings.allowed_lateness_ms;
+        let views = in_time::<BehaviorEvent>(
+            &topics.behavior,
+            lateness_ms,
+            &valid(&topics.behavior, views),
+            |view| view.event_time_ms,
+            &mut truth.late,
+        );
+        let responses = in_time::<QuestionnaireResponse>(
+            &topics.responses,
+            lateness_ms,
+            &valid(&topics.responses, responses),
+            |response| response.event_time_ms,
+            &mut truth.late,
+        );
+        let (views, copies, stream_time_ms) = first_of_each_impression(views);
+        truth.duplicate_views += copies;
+        truth.groups.extend(groups(topics, settings, partition, &views, stream_time_ms));
+        label(topics, settings, partition, &views, &responses, &mut truth);
+    }
+    truth
+}
+
+/// Splits off what lies below the greatest event time before it minus the allowed lateness.
+fn in_time<T: Message + Default>(
+    topic: &str,
+    lateness_ms: i64,
+    records: &[Record],
+    event_time_ms: impl Fn(&T) -> i64,
+    late: &mut BTreeSet<Address>,
+) -> Vec<InTime<T>> {
+    let mut stream_time_ms = i64::MIN;
+    let mut in_time = Vec::new();
+    for record in records {
+        let event: T = record.decode();
+        let time_ms = event_time_ms(&event);
+        let is_late = time_ms < stream_time_ms.saturating_sub(lateness_ms);
+        stream_time_ms = stream_time_ms.max(time_ms);
+        if is_late {
+            late.insert((topic.to_owned(), record.partition, record.offset));
+        } else {
+            in_time.push(InTime { offset: record.offset, event, stream_time_ms });
+        }
+    }
+    in_time
+}
+
+/// The views without the copies of any, how many those were, and the last stream time.
+fn first_of_each_impression(views: Vec<InTime<BehaviorEvent>>) -> (Vec<InTime<BehaviorEvent>>, u64, i64) {
+    let stream_time_ms = views.last().map_or(i64::MIN, |view| view.stream_time_ms);
+    let all = views.len();
+    let mut seen = HashSet::new();
+    let firsts: Vec<_> =
+        views.into_iter().filter(|view| seen.insert(view.event.impression_id.clone())).collect();
+    let copies = (all - firsts.len()) as u64;
+    (firsts, copies, stream_time_ms)
+}
+
+fn is_eligible(settings: &Join, view: &BehaviorEvent) -> bool {
+    let triggered = || {
+        let engagement = view.engagement.clone().unwrap_or_default();
+        let (watched, duration) = (f64::from(engagement.watched_ms), f64::from(engagement.duration_ms));
+        engagement.watched_ms >= settings.trigger_watched_ms
+            || (duration > 0.0 && watched >= settings.trigger_watched_ratio * duration)
+    };
+    view.questionnaire_exposed.unwrap_or_else(triggered)
+}
+
+fn source(topic: &str, partition: i32, offset: i64) -> Option<Source> {
+    Some(Source { topic: topic.to_owned(), partition, offset })
+}
+
+fn label(
+    topics: &Topics,
+    settings: &Join,
+    partition: i32,
+    views: &[InTime<BehaviorEvent>],
+    responses: &[InTime<QuestionnaireResponse>],
+    truth: &mut JoinTruth,
+) {
+    let by_impression: HashMap<&str, &InTime<BehaviorEvent>> =
+        views.iter().map(|view| (view.event.impression_id.as_str(), view)).collect();
+    let mut answered = HashSet::new();
+    for response in responses {
+        let Some(view) = by_impression.get(response.event.impression_id.as_str()) else { continue };
+        let apart_ms = (response.event.event_time_ms - view.event.event_time_ms).abs();
+        let matches = is_eligible(settings, &view.event)
+            && view.event.user_id == response.event.user_id
+            && apart_ms <= settings.window_ms;
+        if !matches {
+            continue;
+        }
+        if !answered.insert(view.offset) {
+            truth.duplicate_responses += 1;
+            continue;
+        }
+        truth.labelled.push(LabelledView {
+            view: Some(view.event.clone()),
+            response: Some(response.event.clone()),
+            view_source: source(&topics.behavior, partition, view.offset),
+            response_source: source(&topics.responses, partition, response.offset),
+        });
+    }
+}
+
+/// The groups that were closed by the end of the partition, of two views at least.
+fn groups(
+    topics: &Topics,
+    settings: &Join,
+    partition: i32,
+    views: &[InTime<BehaviorEvent>],
+    last_stream_time_ms: i64,
+) -> Vec<BehaviorGroup> {
+    let mut by_request: BTreeMap<(i64, &str), Vec<&InTime<BehaviorEvent>>> = BTreeMap::new();
+    for view in views {
+        let closes_after_ms = view.event.request_time_ms + settings.group_span_ms;
+        if view.stream_time_ms <= closes_after_ms {
+            let request = (view.event.request_time_ms, view.event.request_id.as_str());
+            by_request.entry(request).or_default().push(view);
+        }
+    }
+    let closed = by_request.into_iter().filter(|((request_time_ms, _), views)| {
+        views.len() > 1 && last_stream_time_ms > request_time_ms + settings.group_span_ms
+    });
+    closed
+        .map(|((_, request_id), views)| BehaviorGroup {
+            request_id: request_id.to_owned(),
+            user_id: views[0].event.user_id.clone(),
+            scenario: views[0].event.scenario.clone(),
+            event_time_ms: views.iter().map(|view| view.event.event_time_ms).max().unwrap_or_default(),
+            views: views.iter().map(|view| view.event.clone()).collect(),
+            first_source: source(&topics.behavior, partition, views[0].offset),
+        })
+        .collect()
+}
+
+/// The pairs that follow from one partition of labelled views, in the order of the log.
+pub fn pairs(settings: &Join, labelled: &[LabelledView]) -> Vec<PreferencePair> {
+    let answer = |label: &LabelledView| label.response.as_ref().map_or(Answer::Unspecified, |r| r.answer());
+    let time_ms = |label: &LabelledView| label.response.as_ref().map_or(0, |r| r.event_time_ms);
+    let user = |label: &LabelledView| label.view.as_ref().map(|view| view.user_id.clone());
+    let scenario = |label: &LabelledView| label.view.as_ref().map(|view| view.scenario.clone());
+    let mut pairs = Vec::new();
+    for (index, new) in labelled.iter().enumerate() {
+        let opposite = match answer(new) {
+            Answer::Satisfied => Answer::Dissatisfied,
+            Answer::Dissatisfied => Answer::Satisfied,
+            _ => continue,
+        };
+        let span = &labelled[index.saturating_sub(settings.pair_lookback)..index];
+        let newest = |of_key: &dyn Fn(&LabelledView) -> bool, max: usize| -> Vec<&LabelledView> {
+            let ring = span.iter().rev().filter(|old| answer(old) == opposite && of_key(old));
+            let ring = ring.take(settings.ring_size);
+            ring.filter(|old| time_ms(old) >= time_ms(new) - settings.pair_horizon_ms).take(max).collect()
+        };
+        let of_user = newest(&|old| user(old) == user(new), settings.max_pairs_per_label);
+        let (partners, scope) = if of_user.is_empty() {
+            (newest(&|old| scenario(old) == scenario(new), settings.max_scenario_pairs), PairScope::SameScenario)
+        } else {
+            (of_user, PairScope::SameUser)
+        };
+        pairs.extend(partners.into_iter().map(|old| {
+            let (chosen, rejected) =
+                if answer(new) == Answer::Satisfied { (new, old) } else { (old, new) };
+            PreferencePair {
+                chosen: Some(chosen.clone()),
+                rejected: Some(rejected.clone()),
+                scope: scope.into(),
+                event_time_ms: time_ms(new).max(time_ms(old)),
+            }
+        }));
+    }
+    pairs
+}
