@@ -68,8 +68,8 @@ kafka: setup-kafka ## Run an empty Apache Kafka on 127.0.0.1 until Ctrl-C (PORT=
 	@scripts/with-kafka --port $(PORT) bash -c 'echo "Apache Kafka at $$EASQ_TEST_KAFKA until Ctrl-C"; exec sleep infinity'
 
 .PHONY: image
-image: ## Build the container image easq:latest with buildah
-	buildah build --format docker --tag easq:latest .
+image: ## Build the container image easq:latest with buildah (ARGS=... for buildah)
+	buildah build --format docker --tag easq:latest $(ARGS) .
 
 .PHONY: clean
 clean: ## Remove what was built here (not what lies in the user's cache)
