@@ -37,3 +37,46 @@ fn first_behind(inputs: &[v1::LearnedRange], production: &v1::Manifest) -> Optio
         })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn learned(offset: i64) -> Vec<v1::LearnedRange> {
+        vec![v1::LearnedRange {
+            topic: "groups".to_owned(),
+            partition: 1,
+            next_offset: offset,
+            ..v1::LearnedRange::default()
+        }]
+    }
+
+    fn production_at(offset: i64) -> v1::Manifest {
+        v1::Manifest { version: 7, inputs: learned(offset), ..v1::Manifest::default() }
+    }
+
+    #[test]
+    fn a_finite_first_version_becomes_production() {
+        let decision = decide(&[HostTensor::from_f64("w", vec![1], &[0.5])], &learned(3), None);
+        assert_eq!(decision, v1::GateDecision { promoted: true, reasons: vec![], finite: true });
+    }
+
+    #[test]
+    fn a_value_that_is_not_finite_is_never_production() {
+        for value in [f64::NAN, f64::INFINITY] {
+            let decision = decide(&[HostTensor::from_f64("w", vec![1], &[value])], &learned(3), None);
+            assert!(!decision.promoted && !decision.finite);
+            assert!(decision.reasons[0].contains("'w'"), "{:?}", decision.reasons);
+        }
+    }
+
+    #[test]
+    fn nothing_behind_production_is_promoted() {
+        let production = production_at(5);
+        let decision = decide(&[], &learned(4), Some(&production));
+        assert!(!decision.promoted && decision.finite);
+        assert!(decision.reasons[0].contains("version 7"), "{:?}", decision.reasons);
+        assert!(decide(&[], &learned(5), Some(&production)).promoted);
+        assert!(!decide(&[], &[], Some(&production)).promoted, "a partition never read is behind");
+    }
+}

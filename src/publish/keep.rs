@@ -49,3 +49,50 @@ fn page_offsets<'a>(manifests: impl IntoIterator<Item = &'a v1::Manifest>) -> im
     let tensors = manifests.into_iter().flat_map(|manifest| &manifest.tensors);
     tensors.flat_map(|tensor| &tensor.pages).map(|page| page.offset)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::publish::registry::tests::{manifest, with_versions};
+    use v1::VersionKind::{Checkpoint, Serving};
+
+    fn with_pages(version: u64, offsets: impl IntoIterator<Item = i64>) -> v1::Manifest {
+        let page = |offset| v1::Page { offset, ..v1::Page::default() };
+        let tensor = v1::Tensor { pages: offsets.into_iter().map(page).collect(), ..v1::Tensor::default() };
+        v1::Manifest { tensors: vec![tensor], ..manifest(version, Serving) }
+    }
+
+    #[test]
+    fn production_pin_the_newest_checkpoint_and_the_last_versions_are_kept() {
+        let versions: Vec<_> =
+            (1..=20).map(|n| manifest(n, if n % 6 == 0 { Checkpoint } else { Serving })).collect();
+        let mut registry = with_versions(&versions);
+        let pointer = |version| Some(v1::VersionPointer { version, ..v1::VersionPointer::default() });
+        registry.production = pointer(5);
+        registry.pin = pointer(3);
+        assert_eq!(kept(&registry, 1), BTreeSet::from([3, 5, 18, 20]));
+        assert_eq!(kept(&registry, 3), BTreeSet::from([3, 5, 18, 19, 20]));
+    }
+
+    #[test]
+    fn a_pointer_to_a_version_that_is_gone_keeps_nothing() {
+        let mut registry = with_versions(&[manifest(2, Serving)]);
+        registry.pin = Some(v1::VersionPointer { version: 1, ..v1::VersionPointer::default() });
+        assert_eq!(kept(&registry, 5), BTreeSet::from([2]));
+    }
+
+    #[test]
+    fn what_lies_below_the_lowest_page_needed_can_go() {
+        assert_eq!(lowest_needed([&with_pages(1, [9, 4]), &with_pages(2, [7, 30])]), Some(4));
+        assert_eq!(lowest_needed([&with_pages(1, [])]), None);
+    }
+
+    #[test]
+    fn pages_move_only_when_the_log_holds_several_times_what_is_needed() {
+        let kept = [with_pages(1, 0..100), with_pages(2, 50..150)];
+        assert_eq!(move_below(&kept, 600), None, "150 records are needed, 600 lie there");
+        assert_eq!(move_below(&kept, 602), Some(301));
+        assert_eq!(move_below(&[with_pages(1, [0])], 200), None, "not worth it");
+        assert_eq!(move_below(&[with_pages(1, [])], 1000), None);
+    }
+}

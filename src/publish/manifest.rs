@@ -108,3 +108,68 @@ pub fn next_offset(manifest: &v1::Manifest, topic: &str, partition: i32) -> Opti
     let range = manifest.inputs.iter().find(|range| range.topic == topic && range.partition == partition);
     range.map(|range| range.next_offset)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn valid() -> v1::Manifest {
+        let page = |offset, length| v1::Page { offset, length, sha256: vec![0; 32].into() };
+        v1::Manifest {
+            format: FORMAT,
+            model: "m".to_owned(),
+            version: 3,
+            kind: v1::VersionKind::Serving.into(),
+            features: Some(v1::FeatureSchema::default()),
+            shape: Some(v1::ModelShape::default()),
+            tensors: vec![v1::Tensor {
+                name: "w".to_owned(),
+                dtype: "F32".to_owned(),
+                shape: vec![2, 3],
+                sha256: vec![0; 32].into(),
+                pages: vec![page(1, 16), page(9, 8)],
+            }],
+            ..v1::Manifest::default()
+        }
+    }
+
+    #[test]
+    fn a_manifest_comes_back_as_it_was_written() {
+        assert_eq!(decode(&encode(&valid()), 3, "m"), Ok(valid()));
+        assert_eq!(serde_json::from_str::<v1::Manifest>(&to_json(&valid())).expect("JSON"), valid());
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_and_the_remedy_named() {
+        let newer = v1::Manifest { format: FORMAT + 1, ..valid() };
+        let error = validate(&newer, "m").expect_err("newer");
+        assert_eq!(error, ManifestError::NewerFormat { found: FORMAT + 1 });
+        assert!(error.to_string().contains("upgrade"));
+    }
+
+    #[test]
+    fn a_manifest_of_another_key_or_model_is_refused() {
+        assert!(matches!(decode(&encode(&valid()), 4, "m"), Err(ManifestError::WrongVersion { .. })));
+        assert!(matches!(decode(&encode(&valid()), 3, "n"), Err(ManifestError::WrongModel { .. })));
+    }
+
+    #[test]
+    fn tensors_that_contradict_themselves_are_refused() {
+        let faults: [fn(&mut v1::Tensor); 6] = [
+            |tensor| tensor.dtype = "F8".to_owned(),
+            |tensor| tensor.shape = vec![7],
+            |tensor| tensor.shape = vec![u64::MAX, u64::MAX],
+            |tensor| tensor.pages[0].length = u64::MAX,
+            |tensor| tensor.pages[0].offset = -1,
+            |tensor| tensor.pages[1].sha256 = vec![0; 31].into(),
+        ];
+        for (index, fault) in faults.into_iter().enumerate() {
+            let mut manifest = valid();
+            fault(&mut manifest.tensors[0]);
+            assert!(matches!(validate(&manifest, "m"), Err(ManifestError::Tensor { .. })), "fault {index}");
+        }
+        let mut twice = valid();
+        twice.tensors.push(twice.tensors[0].clone());
+        assert!(matches!(validate(&twice, "m"), Err(ManifestError::Tensor { .. })));
+    }
+}

@@ -240,3 +240,123 @@ pub fn reassemble(
     let shape = tensor.shape.iter().map(|&size| size as usize).collect();
     Ok(HostTensor { name: tensor.name.clone(), dtype, shape, data: data.freeze() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor(name: &str, data: Vec<u8>) -> HostTensor {
+        HostTensor { name: name.to_owned(), dtype: Dtype::U8, shape: vec![data.len()], data: data.into() }
+    }
+
+    /// A version whose pages lie at offsets from `first`, with the records of its page topic.
+    fn publish(
+        tensors: &[HostTensor],
+        known: &KnownPages,
+        first: i64,
+    ) -> (v1::Manifest, HashMap<i64, Bytes>) {
+        let plan = PagePlan::new(tensors, 4, known);
+        let offsets: Vec<i64> = (first..).take(plan.writes.len()).collect();
+        let manifest = v1::Manifest { tensors: plan.placed(&offsets), ..v1::Manifest::default() };
+        (manifest, offsets.into_iter().zip(plan.writes).collect())
+    }
+
+    fn load(tensor: &v1::Tensor, log: &HashMap<i64, Bytes>) -> Result<HostTensor, PageError> {
+        reassemble(tensor, |page| log.get(&page.offset).cloned())
+    }
+
+    fn two_tensors() -> Vec<HostTensor> {
+        vec![tensor("b", (0..10).collect()), tensor("a", vec![9; 3])]
+    }
+
+    #[test]
+    fn pages_put_together_are_the_tensors_that_were_cut() {
+        let mut tensors = two_tensors();
+        tensors.push(tensor("empty", vec![]));
+        let (manifest, log) = publish(&tensors, &KnownPages::default(), 100);
+        assert!(log.values().all(|page| page.len() <= 4));
+        let loaded: Vec<_> =
+            manifest.tensors.iter().map(|tensor| load(tensor, &log).expect("whole")).collect();
+        tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        assert_eq!(loaded, tensors);
+    }
+
+    #[test]
+    fn only_changed_pages_are_written_and_unchanged_ones_keep_their_offsets() {
+        let (before, mut log) = publish(&two_tensors(), &KnownPages::default(), 100);
+        let mut changed = two_tensors();
+        changed[0] = tensor("b", vec![0, 1, 2, 3, 4, 5, 6, 99, 8, 9]);
+        let (after, written) = publish(&changed, &KnownPages::of([&before], 0), 200);
+        assert_eq!(written.len(), 1, "one page changed");
+        let offsets = |manifest: &v1::Manifest| -> Vec<i64> {
+            manifest.tensors.iter().flat_map(|tensor| &tensor.pages).map(|page| page.offset).collect()
+        };
+        assert_eq!(offsets(&before), [100, 101, 102, 103]);
+        assert_eq!(offsets(&after), [100, 101, 200, 103]);
+        log.extend(written);
+        assert_eq!(load(&after.tensors[1], &log).expect("whole"), changed[0]);
+    }
+
+    #[test]
+    fn equal_pages_are_written_once() {
+        let twins = [tensor("model", vec![1, 2, 3]), tensor("twin", vec![1, 2, 3])];
+        let (manifest, log) = publish(&twins, &KnownPages::default(), 0);
+        assert_eq!(log.len(), 1);
+        assert_eq!(manifest.tensors[0].pages, manifest.tensors[1].pages);
+    }
+
+    #[test]
+    fn invariant_8_a_page_that_is_missing_flipped_or_short_is_never_loaded() {
+        let (manifest, log) = publish(&two_tensors(), &KnownPages::default(), 0);
+        let b = &manifest.tensors[1];
+        let mut flipped = log.clone();
+        flipped.insert(1, Bytes::from_static(&[0, 1, 2, 7]));
+        assert_eq!(load(b, &flipped), Err(PageError::PageDigest { tensor: "b".to_owned(), offset: 1 }));
+        let mut short = log.clone();
+        short.insert(1, Bytes::from_static(&[0, 1, 2]));
+        let expected = PageError::Length { tensor: "b".to_owned(), offset: 1, found: 3, expected: 4 };
+        assert_eq!(load(b, &short), Err(expected));
+        let mut missing = log.clone();
+        missing.remove(&2);
+        assert_eq!(load(b, &missing), Err(PageError::Missing { tensor: "b".to_owned(), offset: 2 }));
+    }
+
+    #[test]
+    fn invariant_8_whole_pages_in_the_wrong_order_are_not_the_tensor() {
+        let (manifest, log) = publish(&two_tensors(), &KnownPages::default(), 0);
+        let mut swapped = manifest.tensors[1].clone();
+        swapped.pages.swap(0, 1);
+        assert_eq!(load(&swapped, &log), Err(PageError::TensorDigest { tensor: "b".to_owned() }));
+    }
+
+    #[test]
+    fn pages_below_the_horizon_are_written_again_with_the_same_digests() {
+        let old = [tensor("a", vec![1; 4]), tensor("b", vec![2; 4])];
+        let (kept, mut log) = publish(&old, &KnownPages::default(), 10);
+        let horizon = 11;
+        // The new version still has the page of `a`, so that one is at hand; that of `b` is fetched.
+        let mut plan = PagePlan::new(&old[..1], 4, &KnownPages::of([&kept], horizon));
+        assert_eq!(plan.unplaced(&kept, 12).len(), 0, "b lies at 11, a is written by the plan");
+        let moved = plan.relocate(&kept, 12, &HashMap::new()).expect("nothing to fetch");
+        let offsets: Vec<i64> = (50..).take(plan.writes.len()).collect();
+        log.extend(offsets.iter().copied().zip(plan.writes.iter().cloned()));
+        let manifest = moved.placed(&offsets);
+        assert_eq!(manifest.tensors[0].pages[0].offset, 50);
+        assert_eq!(manifest.tensors[0].sha256, kept.tensors[0].sha256);
+        assert_eq!(load(&manifest.tensors[0], &log).expect("whole"), old[0]);
+        assert_eq!(load(&manifest.tensors[1], &log).expect("whole"), old[1]);
+    }
+
+    #[test]
+    fn a_page_that_no_new_version_has_is_moved_with_the_bytes_that_were_fetched() {
+        let old = [tensor("a", vec![1; 4])];
+        let (kept, log) = publish(&old, &KnownPages::default(), 10);
+        let mut plan = PagePlan::new(&[tensor("a", vec![3; 4])], 4, &KnownPages::of([&kept], 20));
+        let unplaced = plan.unplaced(&kept, 20);
+        assert_eq!(unplaced.len(), 1);
+        assert!(plan.clone().relocate(&kept, 20, &HashMap::new()).is_err(), "its bytes were not given");
+        let contents = HashMap::from([(sha256(&log[&10]), log[&10].clone())]);
+        let moved = plan.relocate(&kept, 20, &contents).expect("its bytes were given");
+        assert_eq!(moved.placed(&[30, 31]).tensors[0].pages[0].offset, 31);
+    }
+}

@@ -89,3 +89,84 @@ impl Registry {
 fn pointer(value: Option<&[u8]>) -> Option<v1::VersionPointer> {
     value.map(|value| v1::VersionPointer::decode(value).unwrap_or_default())
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub fn manifest(version: u64, kind: v1::VersionKind) -> v1::Manifest {
+        v1::Manifest {
+            format: manifest::FORMAT,
+            model: "m".to_owned(),
+            version,
+            kind: kind.into(),
+            features: Some(v1::FeatureSchema::default()),
+            shape: Some(v1::ModelShape::default()),
+            gate: Some(v1::GateDecision { promoted: true, reasons: vec![], finite: true }),
+            ..v1::Manifest::default()
+        }
+    }
+
+    pub fn with_versions(manifests: &[v1::Manifest]) -> Registry {
+        let mut registry = Registry::default();
+        for manifest in manifests {
+            let key = version_key(manifest.version);
+            registry.apply("m", key.as_bytes(), Some(&manifest::encode(manifest)));
+        }
+        registry
+    }
+
+    fn pointer_to(version: u64) -> Vec<u8> {
+        v1::VersionPointer { version, ..v1::VersionPointer::default() }.encode_to_vec()
+    }
+
+    #[test]
+    fn readers_follow_the_pin_when_there_is_one_else_production() {
+        let mut registry = Registry::default();
+        assert_eq!(registry.followed(), None);
+        registry.apply("m", b"production", Some(&pointer_to(4)));
+        assert_eq!(registry.followed(), Some(4));
+        registry.apply("m", b"pin", Some(&pointer_to(2)));
+        assert_eq!(registry.followed(), Some(2));
+        registry.apply("m", b"pin", None);
+        assert_eq!(registry.followed(), Some(4));
+    }
+
+    #[test]
+    fn numbers_of_versions_that_are_gone_are_not_given_again() {
+        let mut registry = with_versions(&[manifest(3, v1::VersionKind::Serving)]);
+        registry.apply("m", b"versions/9", None);
+        assert_eq!(registry.highest_version, 9);
+        assert!(registry.versions.contains_key(&3));
+        registry.apply("m", b"versions/3", None);
+        assert!(registry.versions.is_empty());
+    }
+
+    #[test]
+    fn training_goes_on_from_the_newest_checkpoint_that_is_finite() {
+        let mut broken = manifest(4, v1::VersionKind::Checkpoint);
+        broken.gate = Some(v1::GateDecision { promoted: false, reasons: vec![], finite: false });
+        let registry = with_versions(&[
+            manifest(1, v1::VersionKind::Checkpoint),
+            manifest(2, v1::VersionKind::Checkpoint),
+            manifest(3, v1::VersionKind::Serving),
+            broken,
+        ]);
+        assert_eq!(registry.newest_checkpoint().map(|manifest| manifest.version), Some(2));
+    }
+
+    #[test]
+    fn what_cannot_be_used_says_why_and_is_no_version() {
+        let mut newer = manifest(5, v1::VersionKind::Serving);
+        newer.format = manifest::FORMAT + 1;
+        let mut registry = with_versions(&[newer]);
+        registry.apply("m", b"versions/6", Some(b"\xff\xff"));
+        registry.apply("m", b"versions/7", Some(&manifest::encode(&manifest(8, v1::VersionKind::Serving))));
+        registry.apply("m", b"versions/none", Some(b"x"));
+        registry.apply("m", b"\xff", Some(b"x"));
+        assert!(registry.versions.is_empty());
+        let reasons: Vec<String> = registry.unusable.values().map(ToString::to_string).collect();
+        assert!(reasons[0].contains("upgrade easq"), "{reasons:?}");
+        assert_eq!(registry.unusable.len(), 3);
+    }
+}
