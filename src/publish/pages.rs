@@ -67,8 +67,9 @@ pub struct PagePlan {
     tensors: Vec<(v1::Tensor, Vec<Place>)>,
     /// Contents of the pages to write, in the order in which [`PagePlan::placed`] expects offsets.
     pub writes: Vec<Bytes>,
-    /// Pages that need not be written.
-    pub unchanged: usize,
+    /// Pages, and their bytes, that need not be written.
+    pub pages_reused: u64,
+    pub bytes_reused: u64,
     places: HashMap<Sha, Place>,
 }
 
@@ -115,7 +116,8 @@ impl PagePlan {
 
     fn place(&mut self, sha: Sha, bytes: Bytes) -> Place {
         if let Some(&place) = self.places.get(&sha) {
-            self.unchanged += 1;
+            self.pages_reused += 1;
+            self.bytes_reused += bytes.len() as u64;
             return place;
         }
         let place = Place::ToWrite(self.writes.len());

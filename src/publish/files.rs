@@ -1,0 +1,164 @@
+//! A version as files: what `easq follow` writes and `easq score` reads.
+//!
+//! `model.safetensors` holds the tensors under the names of the module tree;
+//! `adapter_model.safetensors` and `adapter_config.json` hold LoRA as PEFT writes an adapter on the
+//! module `projection`, so that a PyTorch program loads both without this project.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype as FileDtype, TensorView, serialize};
+use serde_json::json;
+
+use crate::contract::v1;
+use crate::model::{Dtype, HostTensor};
+
+use super::manifest;
+
+pub const MODEL: &str = "model.safetensors";
+pub const ADAPTER: &str = "adapter_model.safetensors";
+pub const ADAPTER_CONFIG: &str = "adapter_config.json";
+pub const MANIFEST: &str = "manifest.json";
+
+const PEFT_PREFIX: &str = "base_model.model.";
+const LORA_PREFIX: &str = "projection.lora_";
+
+/// Writes a version's files into the empty folder `dir` and waits until they are on disk.
+pub fn write(dir: &Path, manifest: &v1::Manifest, tensors: &[HostTensor]) -> io::Result<()> {
+    let (lora, model): (Vec<_>, Vec<_>) =
+        tensors.iter().partition(|tensor| tensor.name.starts_with(LORA_PREFIX));
+    write_file(&dir.join(MODEL), &safetensors(&model, "")?)?;
+    write_file(&dir.join(ADAPTER), &safetensors(&lora, PEFT_PREFIX)?)?;
+    write_file(&dir.join(ADAPTER_CONFIG), adapter_config(manifest).as_bytes())?;
+    write_file(&dir.join(MANIFEST), manifest::to_json(manifest).as_bytes())?;
+    sync_dir(dir)
+}
+
+/// Reads the manifest of a version's folder.
+pub fn read_manifest(dir: &Path) -> io::Result<v1::Manifest> {
+    let json = fs::read_to_string(dir.join(MANIFEST))?;
+    serde_json::from_str(&json).map_err(io::Error::other)
+}
+
+/// Reads the tensors of a model file, and of the adapter beside it if there is one, under the names
+/// that a manifest gives them.
+pub fn read_tensors(model: &Path) -> io::Result<Vec<HostTensor>> {
+    let mut tensors = read_safetensors(model)?;
+    let adapter = model.with_file_name(ADAPTER);
+    if adapter != model && adapter.exists() {
+        tensors.extend(read_safetensors(&adapter)?);
+    }
+    for tensor in &mut tensors {
+        if let Some(name) = tensor.name.strip_prefix(PEFT_PREFIX) {
+            tensor.name = name.to_owned();
+        }
+    }
+    Ok(tensors)
+}
+
+fn safetensors(tensors: &[&HostTensor], prefix: &str) -> io::Result<Vec<u8>> {
+    let views = tensors.iter().map(|tensor| {
+        let view = TensorView::new(file_dtype(tensor.dtype), tensor.shape.clone(), &tensor.data);
+        view.map(|view| (format!("{prefix}{}", tensor.name), view))
+    });
+    let views = views.collect::<Result<Vec<_>, _>>().map_err(io::Error::other)?;
+    // Loaders of the transformers family refuse a file that does not say whose layout it has.
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    serialize(views, Some(metadata)).map_err(io::Error::other)
+}
+
+fn read_safetensors(path: &Path) -> io::Result<Vec<HostTensor>> {
+    let bytes = fs::read(path)?;
+    let file = SafeTensors::deserialize(&bytes).map_err(io::Error::other)?;
+    let tensors = file.iter().map(|(name, view)| {
+        let dtype = model_dtype(view.dtype()).ok_or_else(|| {
+            io::Error::other(format!("tensor '{name}' has dtype {:?}, models have F32 or F64", view.dtype()))
+        })?;
+        let data = view.data().to_vec().into();
+        Ok(HostTensor { name: name.to_owned(), dtype, shape: view.shape().to_vec(), data })
+    });
+    tensors.collect()
+}
+
+fn file_dtype(dtype: Dtype) -> FileDtype {
+    match dtype {
+        Dtype::F32 => FileDtype::F32,
+        Dtype::F64 => FileDtype::F64,
+        Dtype::I64 => FileDtype::I64,
+        Dtype::U8 => FileDtype::U8,
+    }
+}
+
+fn model_dtype(dtype: FileDtype) -> Option<Dtype> {
+    [Dtype::F32, Dtype::F64, Dtype::I64, Dtype::U8].into_iter().find(|own| file_dtype(*own) == dtype)
+}
+
+/// PEFT's description of the adapter: h gains `lora_alpha / r · x Aᵀ Bᵀ` on the module `projection`.
+fn adapter_config(manifest: &v1::Manifest) -> String {
+    let shape = manifest.shape.clone().unwrap_or_default();
+    let config = json!({
+        "peft_type": "LORA",
+        "task_type": null,
+        "base_model_name_or_path": null,
+        "r": shape.lora_rank,
+        "lora_alpha": shape.lora_alpha,
+        "lora_dropout": 0.0,
+        "target_modules": ["projection"],
+        "modules_to_save": null,
+        "bias": "none",
+        "fan_in_fan_out": false,
+        "init_lora_weights": true,
+        "inference_mode": true,
+    });
+    format!("{config:#}\n")
+}
+
+fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create_new(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Makes the names in a folder durable, as [`File::sync_all`] does contents.
+pub fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensors() -> Vec<HostTensor> {
+        vec![
+            HostTensor::from_f64("projection.lora_A.weight", vec![1, 2], &[1.0, 2.0]),
+            HostTensor::from_f64("projection.weight", vec![2, 1], &[3.0, 4.0]),
+        ]
+    }
+
+    #[test]
+    fn tensors_come_back_from_the_files_under_their_own_names() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        write(dir.path(), &v1::Manifest { version: 9, ..v1::Manifest::default() }, &tensors()).expect("written");
+        let mut read = read_tensors(&dir.path().join(MODEL)).expect("read");
+        read.sort_by(|a, b| a.name.cmp(&b.name));
+        assert_eq!(read, tensors());
+        assert_eq!(read_manifest(dir.path()).expect("read").version, 9);
+    }
+
+    #[test]
+    fn the_adapter_is_named_and_described_as_peft_does() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let shape = v1::ModelShape { lora_rank: 4, lora_alpha: 2.0, ..v1::ModelShape::default() };
+        let manifest = v1::Manifest { shape: Some(shape), ..v1::Manifest::default() };
+        write(dir.path(), &manifest, &tensors()).expect("written");
+        let adapter = fs::read(dir.path().join(ADAPTER)).expect("the adapter");
+        let adapter = SafeTensors::deserialize(&adapter).expect("safetensors");
+        assert_eq!(adapter.names(), ["base_model.model.projection.lora_A.weight"]);
+        let config = fs::read(dir.path().join(ADAPTER_CONFIG)).expect("its configuration");
+        let config: serde_json::Value = serde_json::from_slice(&config).expect("JSON");
+        assert_eq!((config["r"].as_u64(), config["peft_type"].as_str()), (Some(4), Some("LORA")));
+    }
+}
