@@ -98,7 +98,7 @@ fn model_dtype(dtype: FileDtype) -> Option<Dtype> {
 
 /// PEFT's description of the adapter: h gains `lora_alpha / r · x Aᵀ Bᵀ` on the module `projection`.
 fn adapter_config(manifest: &v1::Manifest) -> String {
-    let shape = manifest.shape.clone().unwrap_or_default();
+    let shape = manifest.shape.unwrap_or_default();
     let config = json!({
         "peft_type": "LORA",
         "task_type": null,
@@ -141,7 +141,8 @@ mod tests {
     #[test]
     fn tensors_come_back_from_the_files_under_their_own_names() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        write(dir.path(), &v1::Manifest { version: 9, ..v1::Manifest::default() }, &tensors()).expect("written");
+        write(dir.path(), &v1::Manifest { version: 9, ..v1::Manifest::default() }, &tensors())
+            .expect("written");
         let mut read = read_tensors(&dir.path().join(MODEL)).expect("read");
         read.sort_by(|a, b| a.name.cmp(&b.name));
         assert_eq!(read, tensors());

@@ -30,6 +30,11 @@ pub fn lowest_needed<'a>(manifests: impl IntoIterator<Item = &'a v1::Manifest>) 
     page_offsets(manifests).min()
 }
 
+/// The offset behind the highest page of `manifest`; 0 when it has none.
+pub fn end(manifest: &v1::Manifest) -> i64 {
+    page_offsets([manifest]).max().map_or(0, |offset| offset + 1)
+}
+
 /// Pages below the returned offset have to be written again, so that the bound of what can be
 /// deleted moves on. Counted in records, since the sizes of pages nobody needs are not known.
 ///

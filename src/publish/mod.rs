@@ -9,14 +9,19 @@
 
 pub mod commands;
 pub mod error;
+pub mod files;
+pub mod folder;
 pub mod follower;
 pub mod gate;
 pub mod keep;
 pub mod manifest;
+pub mod page_reader;
 pub mod pages;
+pub mod publisher;
 pub mod registry;
 
 pub use follower::{FollowEvent, Follower};
+pub use publisher::{Candidate, Published, Publisher};
 pub use registry::Registry;
 
 /// Names of tensors below it are training state: in checkpoints only, never loaded by a follower.

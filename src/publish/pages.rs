@@ -134,14 +134,15 @@ impl PagePlan {
         }
     }
 
-    /// The pages of `manifest` below `horizon` that this plan does not place yet.
-    pub fn unplaced<'a>(&self, manifest: &'a v1::Manifest, horizon: i64) -> Vec<&'a v1::Page> {
-        let pages = manifest.tensors.iter().flat_map(|tensor| &tensor.pages);
+    /// The pages of `manifest` below `horizon` that this plan does not place yet, with their
+    /// tensors' names.
+    pub fn unplaced<'a>(&self, manifest: &'a v1::Manifest, horizon: i64) -> Vec<(&'a str, &'a v1::Page)> {
+        let pages = manifest
+            .tensors
+            .iter()
+            .flat_map(|tensor| tensor.pages.iter().map(|page| (tensor.name.as_str(), page)));
         pages
-            .filter(|page| page.offset < horizon)
-            .filter(|page| {
-                Sha::try_from(page.sha256.as_ref()).is_ok_and(|sha| !self.places.contains_key(&sha))
-            })
+            .filter(|(_, page)| page.offset < horizon && !self.places.contains_key(page.sha256.as_ref()))
             .collect()
     }
 

@@ -1,11 +1,18 @@
 //! The registry topic: `versions/<n>`, `production`, `pin`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use prost::Message;
 
 use crate::contract::v1;
+use crate::kafka::Record;
+use crate::kafka::reader::{From, LogReader, read_to_end};
+use crate::settings::Settings;
+use crate::supervise::StopToken;
 
+use super::error::PublishError;
 use super::manifest::{self, ManifestError};
 
 pub const PRODUCTION: &str = "production";
@@ -17,10 +24,10 @@ pub fn version_key(version: u64) -> String {
     format!("{VERSION_PREFIX}{version}")
 }
 
-/// What a registry topic says, after the records applied so far.
+/// What a registry topic says, after the records applied so far. A clone shares the manifests.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Registry {
-    pub versions: BTreeMap<u64, v1::Manifest>,
+    pub versions: BTreeMap<u64, Arc<v1::Manifest>>,
     /// Versions whose manifest cannot be used, and why.
     pub unusable: BTreeMap<u64, ManifestError>,
     /// Written by the trainer alone (invariant 9).
@@ -49,14 +56,19 @@ impl Registry {
         }
     }
 
+    /// Adds a version's manifest, in place of one that it had.
+    pub fn add(&mut self, manifest: v1::Manifest) {
+        self.highest_version = self.highest_version.max(manifest.version);
+        self.unusable.remove(&manifest.version);
+        self.versions.insert(manifest.version, Arc::new(manifest));
+    }
+
     fn apply_version(&mut self, model: &str, version: u64, value: Option<&[u8]>) {
         self.highest_version = self.highest_version.max(version);
         self.versions.remove(&version);
         self.unusable.remove(&version);
         match value.map(|value| manifest::decode(value, version, model)) {
-            Some(Ok(manifest)) => {
-                self.versions.insert(version, manifest);
-            }
+            Some(Ok(manifest)) => self.add(manifest),
             Some(Err(error)) => {
                 self.unusable.insert(version, error);
             }
@@ -70,19 +82,66 @@ impl Registry {
     }
 
     /// The manifest of production, when there is one.
-    pub fn production_manifest(&self) -> Option<&v1::Manifest> {
+    pub fn production_manifest(&self) -> Option<&Arc<v1::Manifest>> {
         self.versions.get(&self.production.as_ref()?.version)
     }
 
     /// The newest checkpoint whose values are all finite: training goes on from it.
-    pub fn newest_checkpoint(&self) -> Option<&v1::Manifest> {
-        let finite = |manifest: &&v1::Manifest| manifest.gate.as_ref().is_some_and(|gate| gate.finite);
+    pub fn newest_checkpoint(&self) -> Option<&Arc<v1::Manifest>> {
+        let finite = |manifest: &&Arc<v1::Manifest>| manifest.gate.as_ref().is_some_and(|gate| gate.finite);
         self.versions
             .values()
             .rev()
             .filter(|manifest| manifest.kind() == v1::VersionKind::Checkpoint)
             .find(finite)
     }
+}
+
+/// A registry topic that is read on and on. Blocks; used by one thread.
+pub struct RegistryReader {
+    pub registry: Registry,
+    model: String,
+    reader: LogReader,
+}
+
+impl RegistryReader {
+    /// Reads the registry of the model that the settings name to its last stable offset. `client`
+    /// names the reader in logs.
+    pub fn open(settings: &Settings, client: &str, stop: &StopToken) -> Result<Self, PublishError> {
+        let model = settings.model.name.clone();
+        let topic = settings.topics.registry(&model);
+        let mut registry = Registry::default();
+        let next = read_to_end(&settings.kafka, &topic, 0, From::Beginning, stop, |record| {
+            apply(&mut registry, &model, &record);
+        })?;
+        let mut reader = LogReader::new(&settings.kafka, client)?;
+        reader.assign(&[(&topic, 0, next)])?;
+        Ok(Self { registry, model, reader })
+    }
+
+    /// Applies the next record, waiting for one at most `timeout`. False when there is none.
+    pub fn poll(&mut self, timeout: Duration) -> Result<bool, PublishError> {
+        let record = self.reader.poll(timeout)?;
+        if let Some(record) = &record {
+            apply(&mut self.registry, &self.model, record);
+        }
+        Ok(record.is_some())
+    }
+
+    /// Applies what people have written since: `pin`. The rest is the trainer's own writing, which
+    /// it knows already and in a newer state than the log shows it.
+    pub fn poll_people(&mut self) -> Result<(), PublishError> {
+        while let Some(record) = self.reader.poll(Duration::ZERO)? {
+            if record.key.as_deref() == Some(PIN.as_bytes()) {
+                apply(&mut self.registry, &self.model, &record);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn apply(registry: &mut Registry, model: &str, record: &Record) {
+    registry.apply(model, record.key.as_deref().unwrap_or_default(), record.payload.as_deref());
 }
 
 /// A pointer that does not decode points to version 0, which never is: readers keep what they have.

@@ -58,6 +58,12 @@ impl Progress {
         self.positions.iter().map(|(partition, position)| (partition, position.next_offset))
     }
 
+    /// The next offset to read of every partition of `topic`.
+    pub fn positions(&self, topic: &str) -> BTreeMap<i32, i64> {
+        let of_topic = self.next_offsets().filter(|(partition, _)| &*partition.topic == topic);
+        of_topic.map(|(partition, offset)| (partition.number, offset)).collect()
+    }
+
     /// The record at `offset` has been learned, or is in the reservoir.
     pub fn learned(&mut self, partition: &Partition, offset: i64) {
         if let Some(position) = self.positions.get_mut(partition) {
@@ -70,7 +76,8 @@ impl Progress {
     pub fn skipped(&mut self, partition: &Partition, offset: i64, reason: &str) {
         if let Some(position) = self.positions.get_mut(partition) {
             // From the offset before it that was read: control records in between belong to no sample.
-            self.ranges += usize::from(extend(&mut position.skipped, position.next_offset, offset + 1, reason));
+            self.ranges +=
+                usize::from(extend(&mut position.skipped, position.next_offset, offset + 1, reason));
             position.next_offset = position.next_offset.max(offset + 1);
         }
     }

@@ -42,16 +42,12 @@ impl Schedule {
     pub fn due(&self, now: Instant) -> Option<VersionKind> {
         let checkpoint_age = now.saturating_duration_since(self.checkpoint_at);
         let version_age = now.saturating_duration_since(self.version_at);
-        if self.changed_since_checkpoint && self.has_checkpoint && checkpoint_age >= self.checkpoint_interval {
+        if self.changed_since_checkpoint && self.has_checkpoint && checkpoint_age >= self.checkpoint_interval
+        {
             return Some(VersionKind::Checkpoint);
         }
         let kind = if self.has_checkpoint { VersionKind::Serving } else { VersionKind::Checkpoint };
         (self.changed_since_version && version_age >= self.interval).then_some(kind)
-    }
-
-    /// When [`due`](Self::due) may next say something, if nothing else happens.
-    pub fn next_look(&self) -> Instant {
-        self.version_at + self.interval
     }
 
     /// Whether a clean stop has something to keep.

@@ -1,11 +1,16 @@
 //! `easq follow`: a folder that always holds the version that readers should serve.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use crate::publish::{FollowEvent, Follower};
 use crate::settings::Settings;
 use crate::supervise::StopToken;
 
 use super::CommandError;
+
+/// How often the stop is looked at.
+const POLL: Duration = Duration::from_millis(200);
 
 /// Keep a folder with the version of a model that is to be served.
 ///
@@ -19,12 +24,20 @@ pub struct FollowArgs {
     /// Versions to keep on disk, the current one included.
     #[arg(long, default_value_t = 3, value_name = "N")]
     pub keep: usize,
-    /// End after the first version was loaded.
+    /// End as soon as DIR/current is the version to follow.
     #[arg(long)]
     pub once: bool,
 }
 
 /// Follows the registry until `stop`. Blocks the calling thread.
-pub fn follow(_settings: &Settings, _args: &FollowArgs, _stop: &StopToken) -> Result<(), CommandError> {
-    todo!()
+pub fn follow(settings: &Settings, args: &FollowArgs, stop: &StopToken) -> Result<(), CommandError> {
+    let mut follower = Follower::new(settings, &args.dir, args.keep, stop)?;
+    while !stop.is_stopped() {
+        let event = follower.poll(POLL)?;
+        let in_place = matches!(event, Some(FollowEvent::Loaded { .. })) || follower.is_up_to_date();
+        if args.once && in_place {
+            break;
+        }
+    }
+    Ok(())
 }

@@ -2,7 +2,14 @@
 
 use std::io::Write;
 
+use comfy_table::{Table, presets};
+use serde_json::json;
+
+use crate::contract::v1;
+use crate::publish::manifest;
+use crate::publish::registry::{Registry, RegistryReader};
 use crate::settings::Settings;
+use crate::supervise::StopToken;
 
 use super::CommandError;
 
@@ -11,7 +18,7 @@ use super::CommandError;
 pub enum ModelCommand {
     /// List the versions in the registry.
     List(ListArgs),
-    /// Print the manifest of a version.
+    /// Print the manifest of a version as JSON.
     Show(ShowArgs),
 }
 
@@ -30,9 +37,105 @@ pub struct ShowArgs {
 
 /// Reads the registry of the model that the settings name, and prints to `out`. Blocks.
 pub fn model(
-    _settings: &Settings,
-    _command: &ModelCommand,
-    _out: &mut dyn Write,
+    settings: &Settings,
+    command: &ModelCommand,
+    stop: &StopToken,
+    out: &mut dyn Write,
 ) -> Result<(), CommandError> {
-    todo!()
+    let registry = RegistryReader::open(settings, "model command", stop)?.registry;
+    match command {
+        ModelCommand::List(ListArgs { json: true }) => list_json(&registry, out),
+        ModelCommand::List(ListArgs { json: false }) => list_table(&registry, out),
+        ModelCommand::Show(ShowArgs { version }) => {
+            let found = registry.versions.get(version).ok_or_else(|| CommandError::NoVersion {
+                model: settings.model.name.clone(),
+                version: *version,
+            })?;
+            Ok(out.write_all(manifest::to_json(found).as_bytes())?)
+        }
+    }
+}
+
+/// `production`, `pin`, both or nothing.
+fn pointers(registry: &Registry, version: u64) -> Vec<&'static str> {
+    let points =
+        |pointer: &Option<v1::VersionPointer>| pointer.as_ref().is_some_and(|p| p.version == version);
+    let named = [(points(&registry.production), "production"), (points(&registry.pin), "pin")];
+    named.into_iter().filter(|(points, _)| *points).map(|(_, name)| name).collect()
+}
+
+fn kind(manifest: &v1::Manifest) -> &'static str {
+    match manifest.kind() {
+        v1::VersionKind::Checkpoint => "checkpoint",
+        v1::VersionKind::Serving | v1::VersionKind::Unspecified => "serving",
+    }
+}
+
+/// Unix milliseconds as RFC 3339; the number itself where that has no such form.
+fn time(ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(ms).map_or_else(|_| ms.to_string(), |time| time.to_string())
+}
+
+fn reasons(manifest: &v1::Manifest) -> &[String] {
+    manifest.gate.as_ref().map_or(&[], |gate| &gate.reasons)
+}
+
+fn list_json(registry: &Registry, out: &mut dyn Write) -> Result<(), CommandError> {
+    for manifest in registry.versions.values() {
+        let line = json!({
+            "version": manifest.version,
+            "kind": kind(manifest),
+            "parent": manifest.parent,
+            "created_at_ms": manifest.created_at_ms,
+            "step": manifest.step,
+            "behavior_groups_learned": manifest.behavior_groups_learned,
+            "preference_pairs_learned": manifest.preference_pairs_learned,
+            "behavior_win_rate": manifest.progressive.as_ref().map(|progressive| progressive.behavior_win_rate),
+            "preference_win_rate": manifest.progressive.as_ref().map(|progressive| progressive.preference_win_rate),
+            "pointers": pointers(registry, manifest.version),
+            "not_promoted": reasons(manifest),
+        });
+        writeln!(out, "{line}")?;
+    }
+    Ok(())
+}
+
+fn list_table(registry: &Registry, out: &mut dyn Write) -> Result<(), CommandError> {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_FULL_CONDENSED);
+    table.set_header([
+        "version",
+        "kind",
+        "parent",
+        "created",
+        "step",
+        "groups",
+        "pairs",
+        "behavior",
+        "preference",
+        "",
+    ]);
+    for manifest in registry.versions.values() {
+        let progressive = manifest.progressive.unwrap_or_default();
+        let mut remarks: Vec<String> =
+            pointers(registry, manifest.version).into_iter().map(str::to_owned).collect();
+        remarks.extend_from_slice(reasons(manifest));
+        table.add_row([
+            manifest.version.to_string(),
+            kind(manifest).to_owned(),
+            manifest.parent.map_or_else(String::new, |parent| parent.to_string()),
+            time(manifest.created_at_ms),
+            manifest.step.to_string(),
+            manifest.behavior_groups_learned.to_string(),
+            manifest.preference_pairs_learned.to_string(),
+            format!("{:.3}", progressive.behavior_win_rate),
+            format!("{:.3}", progressive.preference_win_rate),
+            remarks.join(", "),
+        ]);
+    }
+    writeln!(out, "{table}")?;
+    for (version, error) in &registry.unusable {
+        writeln!(out, "versions/{version}: {error}")?;
+    }
+    Ok(())
 }

@@ -6,6 +6,10 @@ mod score;
 
 use thiserror::Error;
 
+use crate::model::{LoadError, ScoreError};
+
+use super::error::PublishError;
+
 pub use follow::{FollowArgs, follow};
 pub use list::{ListArgs, ModelCommand, ShowArgs, model};
 pub use score::{ScoreArgs, score};
@@ -13,10 +17,18 @@ pub use score::{ScoreArgs, score};
 /// Why one of these commands could not do what it was asked.
 #[derive(Debug, Error)]
 pub enum CommandError {
-    #[error("{0}")]
-    Refused(String),
-    #[error("{path}: {source}")]
-    File { path: String, source: std::io::Error },
     #[error(transparent)]
-    Publish(#[from] super::error::PublishError),
+    Publish(#[from] PublishError),
+    #[error("version {version} of model '{model}' is not in the registry: `easq model list` shows what is")]
+    NoVersion { model: String, version: u64 },
+    #[error("{}: {source}", path.display())]
+    Load { path: std::path::PathBuf, source: LoadError },
+    #[error("{input} line {line}: {reason}")]
+    Input { input: String, line: usize, reason: String },
+    #[error("{input}: {reason}")]
+    Samples { input: String, reason: String },
+    #[error("impression '{impression_id}': {source}")]
+    Score { impression_id: String, source: ScoreError },
+    #[error("standard output: {0}")]
+    Output(#[from] std::io::Error),
 }

@@ -1,0 +1,99 @@
+//! Pages read by offset.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::contract::v1;
+use crate::kafka::reader::LogReader;
+use crate::model::HostTensor;
+use crate::settings::Settings;
+
+use super::error::PublishError;
+use super::pages::{self, PageError, Sha};
+
+/// Reading on over this many records costs less than beginning anew at an offset.
+const READ_OVER: i64 = 64;
+
+/// How long the page topic may give no record at all.
+const SILENCE: Duration = Duration::from_secs(15);
+
+/// Reads single pages of a model's page topic. Blocks; used by one thread.
+pub struct PageReader {
+    reader: LogReader,
+    topic: String,
+}
+
+impl PageReader {
+    /// A reader of the page topic of the model that the settings name. `client` names it in logs.
+    pub fn new(settings: &Settings, client: &str) -> Result<Self, PublishError> {
+        let topic = settings.topics.model(&settings.model.name);
+        Ok(Self { reader: LogReader::new(&settings.kafka, client)?, topic })
+    }
+
+    /// The contents of `pages` by digest, each checked for length and SHA-256 (invariant 8).
+    ///
+    /// # Errors
+    /// An offset that is gone, holds no committed record, or holds other bytes than named.
+    pub fn read<'a>(
+        &mut self,
+        pages: impl IntoIterator<Item = (&'a str, &'a v1::Page)>,
+    ) -> Result<HashMap<Sha, Bytes>, PublishError> {
+        let wanted: BTreeMap<i64, (&str, &v1::Page)> =
+            pages.into_iter().map(|(tensor, page)| (page.offset, (tensor, page))).collect();
+        let mut contents = HashMap::with_capacity(wanted.len());
+        let mut position = None;
+        for (offset, (tensor, page)) in wanted {
+            if position.is_none_or(|position| !(0..=READ_OVER).contains(&(offset - position))) {
+                self.reader.assign(&[(&self.topic, 0, offset)])?;
+            }
+            let bytes = self.record_at(tensor, offset)?;
+            pages::verify_page(tensor, page, &bytes)?;
+            contents.insert(pages::sha256(&bytes), bytes);
+            position = Some(offset + 1);
+        }
+        // Else librdkafka would fetch all pages that follow into its queue.
+        self.reader.assign(&[])?;
+        Ok(contents)
+    }
+
+    fn record_at(&self, tensor: &str, offset: i64) -> Result<Bytes, PublishError> {
+        let mut heard_at = Instant::now();
+        while heard_at.elapsed() < SILENCE {
+            let Some(record) = self.reader.poll(Duration::from_millis(100))? else { continue };
+            heard_at = Instant::now();
+            match record.payload {
+                Some(bytes) if record.offset == offset => return Ok(bytes),
+                _ if record.offset >= offset => {
+                    return Err(PageError::Missing { tensor: tensor.to_owned(), offset }.into());
+                }
+                _ => {}
+            }
+        }
+        Err(PublishError::PageTimeout { topic: self.topic.clone(), offset, seconds: SILENCE.as_secs() })
+    }
+
+    /// Loads the tensors of `manifest` that `wanted` names. Pages whose digest is in `at_hand` are
+    /// not read. Also how many were.
+    pub fn load(
+        &mut self,
+        manifest: &v1::Manifest,
+        at_hand: &HashMap<Sha, Bytes>,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<(Vec<HostTensor>, usize), PublishError> {
+        let tensors: Vec<&v1::Tensor> =
+            manifest.tensors.iter().filter(|tensor| wanted(&tensor.name)).collect();
+        let pages =
+            tensors.iter().flat_map(|tensor| tensor.pages.iter().map(|page| (tensor.name.as_str(), page)));
+        let absent = pages.filter(|(_, page)| find(at_hand, page).is_none());
+        let read = self.read(absent)?;
+        let content = |page: &v1::Page| find(&read, page).or_else(|| find(at_hand, page)).cloned();
+        let loaded = tensors.iter().map(|tensor| pages::reassemble(tensor, content));
+        Ok((loaded.collect::<Result<Vec<_>, _>>()?, read.len()))
+    }
+}
+
+fn find<'a>(contents: &'a HashMap<Sha, Bytes>, page: &v1::Page) -> Option<&'a Bytes> {
+    contents.get(page.sha256.as_ref())
+}
