@@ -234,6 +234,7 @@ pub struct Train {
     pub normalizer_views: u64,
     pub progressive_pairs: usize,
     pub max_bad_batches: u32,
+    pub queued_samples: usize,
     pub gap: Gap,
 }
 

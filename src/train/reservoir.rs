@@ -133,6 +133,11 @@ impl Reservoir {
         chosen.chain(draw.positions.iter().map(|&position| &self.pairs[position].rejected)).collect()
     }
 
+    /// Pairs that were never drawn, and pairs that were.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.pairs.len() - self.used, self.used)
+    }
+
     pub(super) fn learned(&self) -> u64 {
         self.learned
     }

@@ -228,6 +228,11 @@ impl Trainer {
         self.reservoir.learned()
     }
 
+    /// Pairs in the label reservoir: those never used, and those that were.
+    pub fn reservoir_pairs(&self) -> (usize, usize) {
+        self.reservoir.counts()
+    }
+
     pub fn architecture(&self) -> &Architecture {
         &self.architecture
     }

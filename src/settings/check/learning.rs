@@ -73,6 +73,7 @@ pub(super) fn train(settings: &Settings, findings: &mut Findings) {
     findings.positive(train.normalizer_views, "train.normalizer_views");
     findings.positive(train.progressive_pairs, "train.progressive_pairs");
     findings.positive(train.max_bad_batches, "train.max_bad_batches");
+    findings.positive(train.queued_samples, "train.queued_samples");
 }
 
 fn reservoir(settings: &Settings, findings: &mut Findings) {

@@ -1,0 +1,62 @@
+//! Why training ends before it was asked to.
+
+use thiserror::Error;
+
+use crate::kafka::ownership::OwnershipError;
+use crate::kafka::reader::ReadError;
+use crate::kafka::transaction::TransactionError;
+use crate::publish::error::PublishError;
+use crate::train::{BadBatch, TrainError};
+
+/// Why the trainer ended before it was asked to.
+#[derive(Debug, Error)]
+pub enum TrainerError {
+    #[error("another trainer of model '{model}' took over: restart to stand by")]
+    Fenced { model: String },
+    #[error(transparent)]
+    Ownership(#[from] OwnershipError),
+    #[error(transparent)]
+    Transaction(#[from] TransactionError),
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("version {version} cannot be resumed: {source}")]
+    Resume { version: u64, source: TrainError },
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    #[error(
+        "version {version} was trained with other settings of {sections}: set them back, or give the model a new \
+         model.name"
+    )]
+    OtherModel { version: u64, sections: String },
+    #[error(
+        "'{topic}' partition {partition}: training stands at offset {offset}, the log holds {low} up to {high}; set \
+         train.gap = \"accept\" to go on at {low} with the gap recorded"
+    )]
+    OffsetGone { topic: String, partition: i32, offset: i64, low: i64, high: i64 },
+    #[error(
+        "'{topic}' partition {partition}: training stands at offset {offset}, the log ends at {high}: the topic was \
+         deleted and created again; give the model a new model.name"
+    )]
+    TopicReplaced { topic: String, partition: i32, offset: i64, high: i64 },
+    #[error("'{topic}' has no partition {partition} any more, training stands at offset {offset} of it")]
+    PartitionGone { topic: String, partition: i32, offset: i64 },
+    #[error("{count} batches in a row were skipped (train.max_bad_batches); the last: {last}")]
+    BadBatches { count: u32, last: BadBatch },
+    #[error("cannot start the thread {name}: {source}")]
+    Thread { name: &'static str, source: std::io::Error },
+}
+
+impl TrainerError {
+    /// Whether another instance took over, so that a restart is right (exit code 3).
+    pub fn is_fenced(&self) -> bool {
+        match self {
+            Self::Fenced { .. } => true,
+            Self::Ownership(error) => error.is_fenced(),
+            Self::Transaction(error) => error.is_fenced(),
+            Self::Publish(error) => error.is_fenced(),
+            _ => false,
+        }
+    }
+}

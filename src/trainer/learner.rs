@@ -1,0 +1,311 @@
+//! The loop of the one thread that owns libtorch.
+
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, never, select};
+
+use crate::contract::v1::{self, VersionKind};
+use crate::publish::{Candidate, Published};
+use crate::settings::Settings;
+use crate::supervise::StopToken;
+use crate::telemetry::events::{BatchSkipped, SampleDropped, StepTrained};
+use crate::train::batch::MicroBatcher;
+use crate::train::{Offered, StepReport, Trainer};
+
+use super::error::TrainerError;
+use super::input::{Arrival, What};
+use super::progress::{Partition, Progress};
+use super::schedule::Schedule;
+use super::start::Learned;
+
+/// How often a waiting loop looks at the stop.
+const SLICE: Duration = Duration::from_millis(50);
+
+const UNDECODABLE: &str = "undecodable";
+const BAD_BATCH: &str = "a loss or gradient was not finite";
+
+/// A group with where it came from.
+type Queued = (Partition, i64, v1::BehaviorGroup);
+
+/// Both ends of what the learner is connected to.
+pub struct Connections {
+    pub groups: Receiver<Arrival<v1::BehaviorGroup>>,
+    pub pairs: Receiver<Arrival<v1::PreferencePair>>,
+    /// One version at a time is with the publisher.
+    pub candidates: Sender<Candidate>,
+    pub published: Receiver<Published>,
+    /// Ask for a clean end: a checkpoint, then return.
+    pub stop: StopToken,
+    /// Something failed or the model is lost: return at once.
+    pub halt: StopToken,
+}
+
+/// Learns, and cuts versions between steps.
+pub struct Learner {
+    connections: Connections,
+    trainer: Trainer,
+    progress: Progress,
+    schedule: Schedule,
+    batcher: MicroBatcher<Queued>,
+    event_time_watermark_ms: i64,
+    max_bad_batches: u32,
+    bad_batches: u32,
+    is_publishing: bool,
+}
+
+impl Learner {
+    pub fn new(settings: &Settings, learned: Learned, connections: Connections) -> Self {
+        let ms = Duration::from_millis;
+        let publish = &settings.publish;
+        Self {
+            connections,
+            trainer: learned.trainer,
+            progress: learned.progress,
+            schedule: Schedule::new(
+                ms(publish.interval_ms),
+                ms(publish.checkpoint_interval_ms),
+                learned.is_resumed,
+                Instant::now(),
+            ),
+            batcher: MicroBatcher::new(settings.train.batch_groups, ms(settings.train.batch_age_ms)),
+            event_time_watermark_ms: learned.event_time_watermark_ms,
+            max_bad_batches: settings.train.max_bad_batches,
+            bad_batches: 0,
+            is_publishing: false,
+        }
+    }
+
+    /// Learns until the stop, then publishes a checkpoint if there is anything to keep; or until the
+    /// halt, without one.
+    pub fn run(mut self) -> Result<(), TrainerError> {
+        while !self.connections.stop.is_stopped() && !self.connections.halt.is_stopped() {
+            if let Some(batch) = self.batcher.poll(Instant::now()) {
+                self.learn(batch)?;
+            }
+            self.publish_if_due();
+            self.receive()?;
+        }
+        if !self.connections.halt.is_stopped() && self.schedule.is_checkpoint_stale() {
+            self.publish_last();
+        }
+        Ok(())
+    }
+
+    /// Takes in one arrival, or waits until something else may be due.
+    fn receive(&mut self) -> Result<(), TrainerError> {
+        let timeout = self.timeout();
+        // A full reservoir leaves the pairs where they are: the input waits.
+        let no_pairs = never();
+        let pairs = if self.trainer.is_full() { &no_pairs } else { &self.connections.pairs };
+        select! {
+            recv(self.connections.groups) -> group => match group {
+                Ok(group) => self.take_group(group),
+                Err(_) => self.disconnected(),
+            },
+            recv(pairs) -> pair => match pair {
+                Ok(pair) => { self.take_pair(pair); Ok(()) }
+                Err(_) => self.disconnected(),
+            },
+            recv(self.connections.published) -> published => match published {
+                Ok(_) => { self.is_publishing = false; Ok(()) }
+                Err(_) => self.disconnected(),
+            },
+            default(timeout) => Ok(()),
+        }
+    }
+
+    fn timeout(&self) -> Duration {
+        let now = Instant::now();
+        let batch = self.batcher.deadline().map_or(SLICE, |deadline| deadline.saturating_duration_since(now));
+        batch.min(SLICE)
+    }
+
+    /// Another thread ended first; it says why.
+    fn disconnected(&self) -> Result<(), TrainerError> {
+        self.connections.halt.stop();
+        Ok(())
+    }
+
+    fn take_group(&mut self, arrival: Arrival<v1::BehaviorGroup>) -> Result<(), TrainerError> {
+        let Arrival { partition, what } = arrival;
+        let batch = match what {
+            What::Sample { offset, sample } => self.batcher.push(Instant::now(), (partition, offset, sample)),
+            // What was passed over takes its place in the order: all before it is learned first.
+            What::Undecodable { offset } => {
+                let open = self.batcher.close();
+                self.learn(open)?;
+                self.skip("group", &partition, offset);
+                None
+            }
+            What::Gap { to_offset } => {
+                let open = self.batcher.close();
+                self.learn(open)?;
+                self.pass_over(&partition, to_offset);
+                None
+            }
+        };
+        match batch {
+            Some(batch) => self.learn(batch),
+            None => Ok(()),
+        }
+    }
+
+    fn take_pair(&mut self, arrival: Arrival<v1::PreferencePair>) {
+        let Arrival { partition, what } = arrival;
+        match what {
+            What::Sample { offset, sample } => {
+                match self.trainer.offer_pair(&sample) {
+                    Offered::Taken => {}
+                    Offered::Dropped(reason) => SampleDropped {
+                        kind: "pair",
+                        reason: reason.as_str(),
+                        topic: &partition.topic,
+                        partition: partition.number,
+                        offset,
+                    }
+                    .emit(),
+                    Offered::Full => unreachable!("a pair is received only while the reservoir has room"),
+                }
+                self.progress.learned(&partition, offset);
+                self.saw(sample.event_time_ms);
+                self.schedule.changed();
+            }
+            What::Undecodable { offset } => self.skip("pair", &partition, offset),
+            What::Gap { to_offset } => self.pass_over(&partition, to_offset),
+        }
+    }
+
+    fn skip(&mut self, kind: &'static str, partition: &Partition, offset: i64) {
+        let (topic, number) = (&*partition.topic, partition.number);
+        SampleDropped { kind, reason: UNDECODABLE, topic, partition: number, offset }.emit();
+        self.progress.skipped(partition, offset, UNDECODABLE);
+        self.schedule.changed();
+    }
+
+    fn pass_over(&mut self, partition: &Partition, to_offset: i64) {
+        self.progress.gap(partition, to_offset, super::resume::GONE);
+        self.schedule.changed();
+    }
+
+    fn saw(&mut self, event_time_ms: i64) {
+        self.event_time_watermark_ms = self.event_time_watermark_ms.max(event_time_ms);
+    }
+
+    /// One step. A batch that cannot be learned is passed over, and named in the next version.
+    fn learn(&mut self, batch: Vec<Queued>) -> Result<(), TrainerError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let mut from = Vec::with_capacity(batch.len());
+        let mut groups = Vec::with_capacity(batch.len());
+        for (partition, offset, group) in batch {
+            from.push((partition, offset));
+            groups.push(group);
+        }
+        self.schedule.changed();
+        match self.trainer.step(&groups) {
+            Ok(report) => {
+                self.bad_batches = 0;
+                for (partition, offset) in &from {
+                    self.progress.learned(partition, *offset);
+                }
+                groups.iter().for_each(|group| self.saw(group.event_time_ms));
+                self.report(&report, started.elapsed());
+                Ok(())
+            }
+            Err(bad) => {
+                self.bad_batches += 1;
+                for (partition, offset) in &from {
+                    self.progress.skipped(partition, *offset, BAD_BATCH);
+                }
+                BatchSkipped { reason: &bad.to_string(), in_a_row: self.bad_batches }.emit();
+                if self.bad_batches >= self.max_bad_batches {
+                    return Err(TrainerError::BadBatches { count: self.bad_batches, last: bad });
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn publish_if_due(&mut self) {
+        if self.is_publishing {
+            return;
+        }
+        let now = Instant::now();
+        let crowded = self.progress.is_crowded().then_some(VersionKind::Serving);
+        if let Some(kind) = self.schedule.due(now).or(crowded) {
+            self.cut(kind, now);
+        }
+    }
+
+    /// A version of what has been learned up to here.
+    fn cut(&mut self, kind: VersionKind, now: Instant) {
+        let mut tensors = self.trainer.serving_tensors();
+        if kind == VersionKind::Checkpoint {
+            tensors.extend(self.trainer.training_state());
+        }
+        let candidate = Candidate {
+            kind,
+            tensors,
+            inputs: self.progress.cut(),
+            event_time_watermark_ms: self.event_time_watermark_ms,
+            step: self.trainer.steps(),
+            behavior_groups_learned: self.trainer.behavior_groups_learned(),
+            preference_pairs_learned: self.trainer.preference_pairs_learned(),
+            progressive: self.trainer.progressive(),
+        };
+        self.schedule.cut(kind, now);
+        self.is_publishing = true;
+        if self.connections.candidates.send(candidate).is_err() {
+            self.connections.halt.stop();
+        }
+    }
+
+    /// The checkpoint of a clean end. The groups of the open micro-batch are not in it: they lie
+    /// beyond its offsets and are read again.
+    fn publish_last(&mut self) {
+        self.wait_for_publisher();
+        if !self.connections.halt.is_stopped() {
+            self.cut(VersionKind::Checkpoint, Instant::now());
+            self.wait_for_publisher();
+        }
+    }
+
+    fn wait_for_publisher(&mut self) {
+        if self.is_publishing && self.connections.published.recv().is_err() {
+            self.connections.halt.stop();
+        }
+        self.is_publishing = false;
+    }
+
+    fn report(&self, report: &StepReport, elapsed: Duration) {
+        let progressive = self.trainer.progressive();
+        let (never_used_pairs, used_pairs) = self.trainer.reservoir_pairs();
+        let losses: Vec<(&'static str, f64)> = [
+            ("main", report.loss_main),
+            ("satisfaction", report.loss_satisfaction),
+            ("dpo", report.loss_dpo),
+        ]
+        .into_iter()
+        .filter_map(|(term, loss)| loss.map(|loss| (term, loss)))
+        .collect();
+        StepTrained {
+            step: report.step,
+            groups: report.groups as u64,
+            pairs: report.drawn_new_pairs as u64,
+            elapsed,
+            losses: &losses,
+            win_rates: &[
+                ("model", "behavior", progressive.behavior_win_rate),
+                ("twin", "behavior", progressive.behavior_only_win_rate),
+                ("model", "preference", progressive.preference_win_rate),
+                ("twin", "preference", progressive.behavior_only_preference_win_rate),
+            ],
+            gradient_norms: &[("backbone", report.gradient_norm)],
+            never_used_pairs,
+            used_pairs,
+        }
+        .emit();
+    }
+}

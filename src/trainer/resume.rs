@@ -1,0 +1,160 @@
+//! Where training goes on. Pure.
+
+use crate::contract::v1;
+use crate::model::Architecture;
+use crate::settings::{Gap, Settings};
+
+use super::error::TrainerError;
+use super::progress::{Partition, Progress};
+
+/// What the log holds of an input partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    pub partition: Partition,
+    /// The first offset that the log holds.
+    pub low: i64,
+    /// Its last stable offset.
+    pub high: i64,
+}
+
+/// Refuses a checkpoint whose model is not the one that the settings describe.
+pub fn check_model(checkpoint: &v1::Manifest, settings: &Settings) -> Result<(), TrainerError> {
+    let wanted = Architecture::from_settings(settings);
+    let mut sections = Vec::new();
+    if checkpoint.features.as_ref() != Some(&wanted.feature_schema()) {
+        sections.push("[features]");
+    }
+    if checkpoint.shape.as_ref() != Some(&wanted.model_shape()) {
+        sections.push("[model]");
+    }
+    if sections.is_empty() {
+        return Ok(());
+    }
+    Err(TrainerError::OtherModel { version: checkpoint.version, sections: sections.join(" and ") })
+}
+
+/// Fits what has been learned to what the logs hold: partitions that are new are read from their
+/// first record; offsets that are gone are an error, or a gap where `policy` accepts one.
+pub fn fit(progress: &mut Progress, held: &[Held], policy: Gap) -> Result<(), TrainerError> {
+    let positions: Vec<(Partition, i64)> =
+        progress.next_offsets().map(|(partition, offset)| (partition.clone(), offset)).collect();
+    for (partition, offset) in &positions {
+        if !held.iter().any(|held| held.partition == *partition) {
+            return Err(TrainerError::PartitionGone {
+                topic: partition.topic.to_string(),
+                partition: partition.number,
+                offset: *offset,
+            });
+        }
+    }
+    for held in held {
+        match positions.iter().find(|(partition, _)| *partition == held.partition) {
+            Some((_, offset)) => {
+                if let Some(low) = judge(held, *offset, policy)? {
+                    progress.gap(&held.partition, low, GONE);
+                }
+            }
+            None => {
+                progress.add(held.partition.clone());
+                progress.gap(&held.partition, held.low, "older than what the log held when training began");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether the log can be read on at `offset`: `None`; or, where `policy` accepts a gap, the offset
+/// to go on at.
+pub fn judge(held: &Held, offset: i64, policy: Gap) -> Result<Option<i64>, TrainerError> {
+    let (topic, partition) = (held.partition.topic.to_string(), held.partition.number);
+    let Held { low, high, .. } = *held;
+    match policy {
+        _ if offset > high => Err(TrainerError::TopicReplaced { topic, partition, offset, high }),
+        _ if offset >= low => Ok(None),
+        Gap::Error => Err(TrainerError::OffsetGone { topic, partition, offset, low, high }),
+        Gap::Accept => Ok(Some(low)),
+    }
+}
+
+/// The reason of a gap that a person has accepted beforehand.
+pub const GONE: &str = "gone from the log before it was learned (train.gap = \"accept\")";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn partition(number: i32) -> Partition {
+        Partition { topic: "groups".into(), number }
+    }
+
+    fn held(number: i32, low: i64, high: i64) -> Held {
+        Held { partition: partition(number), low, high }
+    }
+
+    fn at(offset: i64) -> Progress {
+        Progress::resume(&[v1::LearnedRange {
+            topic: "groups".to_owned(),
+            next_offset: offset,
+            ..v1::LearnedRange::default()
+        }])
+    }
+
+    #[test]
+    fn a_new_model_begins_at_the_first_record_and_says_what_it_never_saw() {
+        let mut progress = Progress::default();
+        fit(&mut progress, &[held(0, 0, 9), held(1, 5, 9)], Gap::Error).expect("nothing is gone");
+        let cut = progress.cut();
+        assert_eq!((cut[0].next_offset, cut[0].gaps.len()), (0, 0));
+        assert_eq!((cut[1].next_offset, cut[1].gaps[0].to_offset), (5, 5));
+    }
+
+    #[test]
+    fn training_goes_on_where_the_checkpoint_stands() {
+        let mut progress = at(7);
+        fit(&mut progress, &[held(0, 3, 7)], Gap::Error).expect("it is there");
+        assert_eq!(progress.cut()[0].next_offset, 7);
+    }
+
+    #[test]
+    fn an_offset_that_is_gone_is_an_error_that_names_the_way_out() {
+        let error = fit(&mut at(7), &[held(0, 8, 20)], Gap::Error).expect_err("gone");
+        let text = error.to_string();
+        for part in ["'groups'", "partition 0", "offset 7", "8 up to 20", "train.gap"] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+
+    #[test]
+    fn invariant_7_an_accepted_gap_is_recorded() {
+        let mut progress = at(7);
+        fit(&mut progress, &[held(0, 8, 20)], Gap::Accept).expect("accepted");
+        let cut = progress.cut();
+        assert_eq!((cut[0].gaps[0].from_offset, cut[0].gaps[0].to_offset, cut[0].next_offset), (7, 8, 8));
+    }
+
+    #[test]
+    fn a_topic_that_ends_before_the_checkpoint_is_another_topic() {
+        let result = fit(&mut at(7), &[held(0, 0, 6)], Gap::Accept);
+        assert!(matches!(result, Err(TrainerError::TopicReplaced { .. })));
+        assert!(matches!(fit(&mut at(7), &[], Gap::Accept), Err(TrainerError::PartitionGone { .. })));
+    }
+
+    #[test]
+    fn a_checkpoint_of_another_model_is_refused_and_the_section_named() {
+        let settings = Settings::default();
+        let architecture = Architecture::from_settings(&settings);
+        let mut checkpoint = v1::Manifest {
+            version: 4,
+            features: Some(architecture.feature_schema()),
+            shape: Some(architecture.model_shape()),
+            ..v1::Manifest::default()
+        };
+        check_model(&checkpoint, &settings).expect("the same model");
+        checkpoint.shape.as_mut().expect("a shape").hidden_dim += 1;
+        let text = check_model(&checkpoint, &settings).expect_err("another").to_string();
+        assert!(
+            text.contains("version 4") && text.contains("[model]") && !text.contains("[features]"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,92 @@
+//! From ownership to the first step.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tracing::info;
+
+use crate::kafka::reader::LogReader;
+use crate::kafka::transaction::TransactionalProducer;
+use crate::publish::Publisher;
+use crate::publish::error::PublishError;
+use crate::publish::page_reader::PageReader;
+use crate::publish::registry::RegistryReader;
+use crate::settings::Settings;
+use crate::supervise::StopToken;
+use crate::train::Trainer;
+
+use super::error::TrainerError;
+use super::progress::{Partition, Progress};
+use super::resume::{self, Held};
+
+/// Everything that training needs, before any of it runs.
+pub struct Started {
+    pub learned: Learned,
+    pub publisher: Publisher,
+    pub groups: LogReader,
+    pub pairs: LogReader,
+}
+
+/// What training goes on with.
+pub struct Learned {
+    pub trainer: Trainer,
+    pub progress: Progress,
+    /// Greatest event time among the samples learned.
+    pub event_time_watermark_ms: i64,
+    /// Whether it comes from a checkpoint.
+    pub is_resumed: bool,
+}
+
+/// Takes over the model that this process owns already. The order matters: `init_transactions` ends
+/// what a previous owner left open, so that the registry's last stable offset is the whole truth;
+/// only then it is read, and only then what it says is loaded.
+pub fn start(settings: &Settings, halt: &StopToken) -> Result<Started, TrainerError> {
+    let model = &settings.model.name;
+    let timeout = Duration::from_millis(settings.publish.transaction_timeout_ms);
+    let id = format!("easq-trainer-{model}");
+    let producer = TransactionalProducer::new(&settings.kafka, &id, timeout, halt)?;
+    producer.init()?;
+    let registry = RegistryReader::open(settings, "publisher registry", halt)?;
+    if let Some((&version, reason)) = registry.registry.unusable.first_key_value() {
+        let topic = settings.topics.registry(model);
+        return Err(PublishError::UnusableVersion { version, topic, reason: reason.clone() }.into());
+    }
+
+    let checkpoint = registry.registry.newest_checkpoint().cloned();
+    let (trainer, mut progress) = match &checkpoint {
+        Some(manifest) => {
+            resume::check_model(manifest, settings)?;
+            let mut pages = PageReader::new(settings, "checkpoint pages")?;
+            let (tensors, _) = pages.load(manifest, &HashMap::new(), |_| true)?;
+            let restored = Trainer::restore(settings, tensors);
+            let failed = |source| TrainerError::Resume { version: manifest.version, source };
+            (restored.map_err(failed)?, Progress::resume(&manifest.inputs))
+        }
+        None => (Trainer::new(settings)?, Progress::default()),
+    };
+    let groups = LogReader::new(&settings.kafka, "trainer groups")?;
+    let pairs = LogReader::new(&settings.kafka, "trainer pairs")?;
+    let mut held = held(&groups, &settings.topics.behavior_groups)?;
+    held.extend(self::held(&pairs, &settings.topics.preference_pairs)?);
+    resume::fit(&mut progress, &held, settings.train.gap)?;
+
+    let parent = checkpoint.as_ref().map(|manifest| manifest.version);
+    match parent {
+        Some(version) => info!(model, version, step = trainer.steps(), "training goes on from a checkpoint"),
+        None => info!(model, "training begins: the registry holds no checkpoint"),
+    }
+    let publisher = Publisher::new(settings, producer, registry, parent, halt)?;
+    let event_time_watermark_ms = checkpoint.map_or(0, |manifest| manifest.event_time_watermark_ms);
+    let learned = Learned { trainer, progress, event_time_watermark_ms, is_resumed: parent.is_some() };
+    Ok(Started { learned, publisher, groups, pairs })
+}
+
+/// What the log holds of every partition of a topic.
+fn held(reader: &LogReader, topic: &str) -> Result<Vec<Held>, TrainerError> {
+    let mut held = Vec::new();
+    for number in 0..reader.partitions(topic)? {
+        let (low, high) = reader.watermarks(topic, number)?;
+        held.push(Held { partition: Partition { topic: topic.into(), number }, low, high });
+    }
+    Ok(held)
+}
