@@ -1,0 +1,90 @@
+//! From an error to an exit code and to one line.
+
+use std::error::Error;
+use std::io::{self, ErrorKind};
+
+use crate::settings::Faults;
+use crate::simulate::SimulateError;
+use crate::supervise::SuperviseError;
+use crate::trainer::TrainerError;
+
+const FAILED: u8 = 1;
+const WRONG_USAGE: u8 = 2;
+const FENCED: u8 = 3;
+const UNDRAINED: u8 = 4;
+
+/// 2: wrong settings or arguments. 3: fenced, a restart is right. 4: interrupted before the drain
+/// ended. 1: anything else.
+pub(super) fn code(error: &anyhow::Error) -> u8 {
+    let any = |holds: fn(&(dyn Error + 'static)) -> bool| error.chain().any(holds);
+    if any(|cause| cause.downcast_ref().is_some_and(SuperviseError::is_undrained)) {
+        UNDRAINED
+    } else if any(|cause| cause.downcast_ref().is_some_and(TrainerError::is_fenced)) {
+        FENCED
+    } else if any(|cause| cause.is::<Faults>())
+        || any(|cause| cause.downcast_ref().is_some_and(SimulateError::is_usage))
+    {
+        WRONG_USAGE
+    } else {
+        FAILED
+    }
+}
+
+/// The error with its causes. A cause that the line above it quotes already is not said twice.
+pub(super) fn in_one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        if line.ends_with(&text) {
+            continue;
+        }
+        if !line.is_empty() {
+            line.push_str(": ");
+        }
+        line.push_str(&text);
+    }
+    line
+}
+
+pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let is_broken = |error: &io::Error| error.kind() == ErrorKind::BrokenPipe;
+    error.chain().any(|cause| cause.downcast_ref().is_some_and(is_broken))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervise::TaskError;
+    use std::time::Duration;
+
+    fn failed(source: impl Into<TaskError>) -> anyhow::Error {
+        SuperviseError::Failed { task: "trainer".to_owned(), source: source.into() }.into()
+    }
+
+    #[test]
+    fn a_fenced_stage_asks_for_a_restart() {
+        let fenced = failed(TrainerError::Fenced { model: "main".to_owned() });
+        assert_eq!(code(&fenced), 3);
+        assert_eq!(code(&failed("the disk is full")), 1);
+    }
+
+    #[test]
+    fn a_drain_cut_short_is_told_apart_from_a_failure() {
+        let deadline = Duration::from_secs(1);
+        let tasks = vec!["trainer".to_owned()];
+        let undrained = SuperviseError::DrainDeadline { tasks, deadline, failure: None };
+        assert_eq!(code(&undrained.into()), 4);
+    }
+
+    #[test]
+    fn wrong_settings_are_wrong_usage() {
+        assert_eq!(code(&Faults(Vec::new()).into()), 2);
+    }
+
+    #[test]
+    fn causes_are_named_once() {
+        assert_eq!(in_one_line(&failed("the disk is full")), "trainer failed: the disk is full");
+        let quoting = failed("the disk is full").context("stopped: trainer failed");
+        assert_eq!(in_one_line(&quoting), "stopped: trainer failed: the disk is full");
+    }
+}

@@ -1,0 +1,128 @@
+//! The command line: arguments, settings, telemetry, and the command that they name.
+
+mod exit;
+mod services;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use crate::kafka::client::property_fault;
+use crate::publish::commands::{FollowArgs, ModelCommand, ScoreArgs, model, score};
+use crate::settings::{self, LogFormat, Settings, Sources};
+use crate::telemetry::{events, init_logging};
+use crate::{demo, simulate};
+
+/// Learn, online, a ranking model that is aligned with satisfaction questionnaires: two Kafka
+/// streams in, a model in Kafka out.
+// No Debug: overrides may hold secrets.
+#[derive(Parser)]
+#[command(name = "easq", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args)]
+struct Global {
+    /// Settings in TOML, over the built-in defaults.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// One setting, over those of the file and of the environment (EASQ__SECTION__KEY).
+    #[arg(long, global = true, value_name = "SECTION.KEY=VALUE")]
+    set: Vec<String>,
+    /// Log lines as text or JSON [default: telemetry.log_format].
+    #[arg(long, global = true, value_enum, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Simulate(simulate::Args),
+    Demo(demo::Args),
+    Score(ScoreArgs),
+    Follow(FollowArgs),
+    /// Look at the versions of the model.
+    #[command(subcommand)]
+    Model(ModelCommand),
+    /// Look at the settings.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Print the settings in effect as TOML, secrets redacted.
+    Show,
+    /// Say whether the settings are right, and if not, everything that is wrong.
+    Check,
+}
+
+impl Cli {
+    /// Does what the arguments say; a failure is reported on stderr.
+    pub fn run(self) -> ExitCode {
+        let (result, format) = match settings::load(&self.sources(), property_fault) {
+            Ok(settings) => {
+                let format = settings.telemetry.log_format;
+                (self.dispatch(settings), format)
+            }
+            // They are for the person who starts the program, line by line.
+            Err(faults) => (Err(faults.into()), LogFormat::Text),
+        };
+        let Err(error) = result else { return ExitCode::SUCCESS };
+        let (text, exit_code) = (exit::in_one_line(&error), exit::code(&error));
+        match format {
+            LogFormat::Text => eprintln!("easq: {text}"),
+            LogFormat::Json => events::Failed { error: &text, exit_code }.emit(),
+        }
+        ExitCode::from(exit_code)
+    }
+
+    fn dispatch(self, settings: Settings) -> Result<()> {
+        if let Command::Config(command) = &self.command {
+            return printed(|out| config(&settings, command, out));
+        }
+        init_logging(&settings.telemetry)?;
+        match self.command {
+            Command::Simulate(args) => services::simulate(settings, args),
+            Command::Demo(args) => services::demo(settings, args),
+            Command::Follow(args) => services::follow(settings, args),
+            Command::Score(args) => printed(|out| Ok(score(&settings, &args, out)?)),
+            Command::Model(command) => printed(|out| Ok(model(&settings, &command, out)?)),
+            Command::Config(_) => unreachable!("answered above"),
+        }
+    }
+
+    fn sources(&self) -> Sources {
+        let mut overrides = self.global.set.clone();
+        match self.global.log_format {
+            Some(LogFormat::Text) => overrides.push("telemetry.log_format=text".to_owned()),
+            Some(LogFormat::Json) => overrides.push("telemetry.log_format=json".to_owned()),
+            None => {}
+        }
+        Sources::of_process(self.global.config.clone(), overrides)
+    }
+}
+
+fn config(settings: &Settings, command: &ConfigCommand, out: &mut dyn Write) -> Result<()> {
+    match command {
+        ConfigCommand::Show => write!(out, "{}", settings::show(settings))?,
+        ConfigCommand::Check => writeln!(out, "ok")?,
+    }
+    Ok(())
+}
+
+/// Runs a command whose result is what it prints. A reader that has seen enough (`| head`) ends it
+/// without an error.
+fn printed(command: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match command(&mut out).and_then(|()| Ok(out.flush()?)) {
+        Err(error) if exit::is_broken_pipe(&error) => Ok(()),
+        result => result,
+    }
+}

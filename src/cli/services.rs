@@ -1,0 +1,73 @@
+//! Commands that work for a while: supervised, stopped by signals.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::runtime;
+
+use crate::publish::commands::{self, FollowArgs};
+use crate::settings::Settings;
+use crate::supervise::{Kind, Stage, SuperviseError, Supervisor};
+use crate::telemetry::{self, Metrics, events};
+use crate::{demo as show, simulate as world};
+
+pub(super) fn follow(settings: Settings, args: FollowArgs) -> Result<()> {
+    let metrics = telemetry::install_recorder()?;
+    events::Started { command: "follow" }.emit();
+    let settings = Arc::new(settings);
+    supervise(&settings, Some(metrics), |supervisor| {
+        let settings = Arc::clone(&settings);
+        supervisor
+            .thread("follower", Stage::Work, Kind::Job, move |stop| commands::follow(&settings, &args, &stop))
+    })
+}
+
+pub(super) fn simulate(settings: Settings, args: world::Args) -> Result<()> {
+    let settings = Arc::new(settings);
+    supervise(&settings, None, |supervisor| {
+        let settings = Arc::clone(&settings);
+        supervisor.thread("simulate", Stage::Work, Kind::Job, move |stop| world::run(&settings, &args, &stop))
+    })
+}
+
+pub(super) fn demo(settings: Settings, args: show::Args) -> Result<()> {
+    let settings = Arc::new(settings);
+    supervise(&settings, None, |supervisor| {
+        let settings = Arc::clone(&settings);
+        supervisor.thread("demo", Stage::Work, Kind::Job, move |stop| show::run(&settings, &args, &stop))
+    })
+}
+
+/// Runs what `start` adds until it has ended or been stopped; beside it, where there are metrics,
+/// the HTTP endpoints.
+fn supervise(
+    settings: &Settings,
+    metrics: Option<Metrics>,
+    start: impl FnOnce(&mut Supervisor) -> Result<(), SuperviseError>,
+) -> Result<()> {
+    let listen = Some(&settings.telemetry.listen).filter(|address| !address.is_empty());
+    let listen: Option<SocketAddr> = listen.map(|address| address.parse()).transpose()?;
+    // It serves HTTP and signals; the work has threads of its own.
+    let runtime = runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .context("cannot start the asynchronous runtime")?;
+    let ended = runtime.block_on(async {
+        let drain_deadline = Duration::from_millis(settings.joiner.drain_deadline_ms);
+        let mut supervisor = Supervisor::new(drain_deadline);
+        if let Some(metrics) = metrics {
+            let draining = supervisor.stop_token();
+            supervisor.task("telemetry", Stage::Endpoints, Kind::Service, |stop| {
+                telemetry::serve(listen, metrics, draining, stop)
+            });
+        }
+        start(&mut supervisor)?;
+        supervisor.join().await
+    });
+    // After a drain that was cut short something may still block: do not wait for it.
+    runtime.shutdown_background();
+    Ok(ended?)
+}
