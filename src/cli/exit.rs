@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io::{self, ErrorKind};
 
+use crate::joiner::JoinerError;
 use crate::settings::Faults;
 use crate::simulate::SimulateError;
 use crate::supervise::SuperviseError;
@@ -19,7 +20,9 @@ pub(super) fn code(error: &anyhow::Error) -> u8 {
     let any = |holds: fn(&(dyn Error + 'static)) -> bool| error.chain().any(holds);
     if any(|cause| cause.downcast_ref().is_some_and(SuperviseError::is_undrained)) {
         UNDRAINED
-    } else if any(|cause| cause.downcast_ref().is_some_and(TrainerError::is_fenced)) {
+    } else if any(|cause| cause.downcast_ref().is_some_and(JoinerError::is_fenced))
+        || any(|cause| cause.downcast_ref().is_some_and(TrainerError::is_fenced))
+    {
         FENCED
     } else if any(|cause| cause.is::<Faults>())
         || any(|cause| cause.downcast_ref().is_some_and(SimulateError::is_usage))

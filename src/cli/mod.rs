@@ -2,14 +2,16 @@
 
 mod exit;
 mod services;
+mod topics;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use self::topics::TopicsCommand;
 use crate::kafka::client::property_fault;
 use crate::publish::commands::{FollowArgs, ModelCommand, ScoreArgs, model, score};
 use crate::settings::{self, LogFormat, Settings, Sources};
@@ -43,6 +45,8 @@ struct Global {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Join, train and publish until SIGTERM or Ctrl-C.
+    Run(RunArgs),
     Simulate(simulate::Args),
     Demo(demo::Args),
     Score(ScoreArgs),
@@ -50,9 +54,29 @@ enum Command {
     /// Look at the versions of the model.
     #[command(subcommand)]
     Model(ModelCommand),
+    /// Prepare the topics.
+    #[command(subcommand)]
+    Topics(TopicsCommand),
     /// Look at the settings.
     #[command(subcommand)]
     Config(ConfigCommand),
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// What this process does; between the roles there is only Kafka.
+    #[arg(long, value_enum, default_value_t = Role::All)]
+    role: Role,
+    /// Train on although offsets that come next are gone, and record the gap (train.gap = "accept").
+    #[arg(long)]
+    accept_gap: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Role {
+    All,
+    Joiner,
+    Trainer,
 }
 
 #[derive(Subcommand)]
@@ -89,11 +113,13 @@ impl Cli {
         }
         init_logging(&settings.telemetry)?;
         match self.command {
+            Command::Run(args) => services::run(settings, args.role),
             Command::Simulate(args) => services::simulate(settings, args),
             Command::Demo(args) => services::demo(settings, args),
             Command::Follow(args) => services::follow(settings, args),
             Command::Score(args) => printed(|out| Ok(score(&settings, &args, out)?)),
             Command::Model(command) => printed(|out| Ok(model(&settings, &command, out)?)),
+            Command::Topics(command) => printed(|out| topics::topics(&settings, &command, out)),
             Command::Config(_) => unreachable!("answered above"),
         }
     }
@@ -104,6 +130,9 @@ impl Cli {
             Some(LogFormat::Text) => overrides.push("telemetry.log_format=text".to_owned()),
             Some(LogFormat::Json) => overrides.push("telemetry.log_format=json".to_owned()),
             None => {}
+        }
+        if matches!(self.command, Command::Run(RunArgs { accept_gap: true, .. })) {
+            overrides.push("train.gap=accept".to_owned());
         }
         Sources::of_process(self.global.config.clone(), overrides)
     }

@@ -7,11 +7,33 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::runtime;
 
+use super::Role;
 use crate::publish::commands::{self, FollowArgs};
 use crate::settings::Settings;
 use crate::supervise::{Kind, Stage, SuperviseError, Supervisor};
 use crate::telemetry::{self, Metrics, events};
-use crate::{demo as show, simulate as world};
+use crate::{demo as show, joiner, simulate as world, trainer};
+
+pub(super) fn run(settings: Settings, role: Role) -> Result<()> {
+    let metrics = telemetry::install_recorder()?;
+    events::Started { command: "run" }.emit();
+    let settings = Arc::new(settings);
+    supervise(&settings, Some(metrics), |supervisor| {
+        if role != Role::Trainer {
+            let settings = Arc::clone(&settings);
+            supervisor
+                .thread("joiner", Stage::Work, Kind::Service, move |stop| joiner::run(&settings, &stop))?;
+        }
+        if role != Role::Joiner {
+            let settings = Arc::clone(&settings);
+            supervisor
+                .thread("trainer", Stage::Work, Kind::Service, move |stop| trainer::run(&settings, stop))?;
+        }
+        Ok(())
+    })?;
+    events::Stopped.emit();
+    Ok(())
+}
 
 pub(super) fn follow(settings: Settings, args: FollowArgs) -> Result<()> {
     let metrics = telemetry::install_recorder()?;
