@@ -15,6 +15,7 @@ use self::topics::TopicsCommand;
 use crate::kafka::client::property_fault;
 use crate::publish::commands::{FollowArgs, ModelCommand, ScoreArgs, model, score};
 use crate::settings::{self, LogFormat, Settings, Sources};
+use crate::supervise::StopToken;
 use crate::telemetry::{events, init_logging};
 use crate::{demo, simulate};
 
@@ -118,7 +119,10 @@ impl Cli {
             Command::Demo(args) => services::demo(settings, args),
             Command::Follow(args) => services::follow(settings, args),
             Command::Score(args) => printed(|out| Ok(score(&settings, &args, out)?)),
-            Command::Model(command) => printed(|out| Ok(model(&settings, &command, out)?)),
+            Command::Model(command) => {
+                // Signals end it as they end any program that only reads.
+                printed(|out| Ok(model(&settings, &command, &StopToken::new(), out)?))
+            }
             Command::Topics(command) => printed(|out| topics::topics(&settings, &command, out)),
             Command::Config(_) => unreachable!("answered above"),
         }
