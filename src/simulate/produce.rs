@@ -17,8 +17,6 @@ use crate::kafka::reader::LogReader;
 use crate::settings::Settings;
 use crate::supervise::StopToken;
 
-/// Records between two reports of progress.
-const REPORT_RECORDS: u64 = 1000;
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How the records are written.
@@ -68,7 +66,8 @@ impl Produced {
 }
 
 /// Writes all of a world's records, each when its time has come, to the two input topics, and
-/// waits until they are delivered. After `stop` only what was written so far.
+/// waits until they are delivered; `sent` is told of each. After `stop` only what was written so
+/// far.
 ///
 /// # Errors
 /// When the topics are not there or unlike, or a record cannot be delivered.
@@ -77,7 +76,7 @@ pub fn produce(
     world: &World,
     options: ProduceOptions,
     mut truth: Option<&mut TruthFile>,
-    progress: &mut dyn FnMut(&Produced),
+    sent: &mut dyn FnMut(&Delivery, &Produced),
     stop: &StopToken,
 ) -> Result<Produced, SimulateError> {
     let partitioning = partitioning(settings)?;
@@ -98,22 +97,19 @@ pub fn produce(
             Input::Behavior => Arc::clone(&behavior),
             Input::Responses => Arc::clone(&responses),
         };
-        producer.send(&outgoing(topic, delivery, options.record_time))?;
-        if (produced.behavior_records + produced.response_records) % REPORT_RECORDS == 0 {
-            progress(&produced);
-        }
+        producer.send(&outgoing(topic, &delivery, options.record_time))?;
+        sent(&delivery, &produced);
     }
     producer.flush(FLUSH_TIMEOUT)?;
-    progress(&produced);
     Ok(produced)
 }
 
-fn outgoing(topic: Arc<str>, delivery: Delivery, record_time: RecordTime) -> Outgoing {
+fn outgoing(topic: Arc<str>, delivery: &Delivery, record_time: RecordTime) -> Outgoing {
     Outgoing {
         topic,
         partition: delivery.partition,
-        key: Some(delivery.key),
-        payload: delivery.payload,
+        key: Some(delivery.key.clone()),
+        payload: delivery.payload.clone(),
         headers: Vec::new(),
         timestamp_ms: match (record_time, delivery.fault) {
             (RecordTime::Event, _) | (_, Some(Fault::Malformed(Defect::TimeAhead))) => {

@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use super::args::Args;
 use super::config::WorldError;
+use super::faults::Delivery;
 use super::produce::{ProduceOptions, Produced, produce};
 use super::progress::Progress;
 use super::truth::TruthFile;
@@ -16,6 +17,9 @@ use crate::kafka::producer::ProduceError;
 use crate::kafka::reader::ReadError;
 use crate::settings::Settings;
 use crate::supervise::StopToken;
+
+/// Views between two changes of the progress.
+const SHOWN_VIEWS: u64 = 500;
 
 #[derive(Debug, Error)]
 pub enum SimulateError {
@@ -67,10 +71,15 @@ pub fn run(settings: &Settings, args: &Args, stop: &StopToken) -> Result<(), Sim
     let mut truth = args.truth.as_deref().map(TruthFile::create).transpose()?;
     let mut progress = Progress::new(world.config().views);
     let began = Instant::now();
-    let mut show = |produced: &Produced| progress.set(produced.views, summary(produced, began));
+    let mut show = |_: &Delivery, produced: &Produced| {
+        if produced.views.is_multiple_of(SHOWN_VIEWS) {
+            progress.set(produced.views, summary(produced, began));
+        }
+    };
     let options =
         ProduceOptions { faults: args.faults, duration: plan.duration, record_time: args.record_time };
-    produce(settings, &world, options, truth.as_mut(), &mut show, stop)?;
+    let produced = produce(settings, &world, options, truth.as_mut(), &mut show, stop)?;
+    progress.set(produced.views, summary(&produced, began));
     progress.finish();
     truth.map_or(Ok(()), TruthFile::finish)
 }

@@ -69,6 +69,11 @@ pub fn remove(partition: i32) {
     owned().0.remove(&partition);
 }
 
+/// The reports of the partitions that this process owns, by partition number.
+pub fn reports() -> BTreeMap<i32, PartitionReport> {
+    owned().0.clone()
+}
+
 /// The reports in the Prometheus text format.
 pub(super) fn render() -> String {
     owned().render()
