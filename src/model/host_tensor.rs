@@ -155,16 +155,15 @@ impl TensorMap {
             && tensor.shape.iter().zip(shape).all(|(size, want)| want.is_none_or(|want| want == *size));
         let whole = tensor.elements().and_then(|n| n.checked_mul(tensor.dtype.size()));
         if !fits || !dtypes.contains(&tensor.dtype) || whole != Some(tensor.data.len()) {
+            let dtypes: Vec<_> = dtypes.iter().map(|dtype| dtype.as_str()).collect();
+            let sizes = shape.iter().map(|size| size.map_or("any".into(), |size| size.to_string()));
             self.fault(format!(
-                "{name} is {} {:?} of {} bytes, expected {} {:?}",
+                "{name} is {} {:?} of {} bytes, expected {} [{}]",
                 tensor.dtype.as_str(),
                 tensor.shape,
                 tensor.data.len(),
-                dtypes.iter().map(|dtype| dtype.as_str()).collect::<Vec<_>>().join(" or "),
-                shape
-                    .iter()
-                    .map(|size| size.map_or("any".into(), |size| size.to_string()))
-                    .collect::<Vec<_>>(),
+                dtypes.join(" or "),
+                sizes.collect::<Vec<_>>().join(", "),
             ));
             return None;
         }

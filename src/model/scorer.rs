@@ -1,6 +1,6 @@
 //! Scoring with given tensors: what a ranker does.
 
-use tch::{Device, Tensor, no_grad};
+use tch::{Device, Kind, no_grad};
 
 use crate::contract::v1;
 
@@ -63,19 +63,13 @@ impl Scorer {
         let encoded = EncodedViews::new(&self.architecture, &self.scaling, views);
         let tensors = encoded.upload(self.placement.kind(), self.placement.device);
         let score = no_grad(|| self.model.score(&tensors.input(&self.model.main.tables)).score);
-        Ok(host_values(&score))
+        let mut values = vec![0.0; views.len()];
+        score.to_kind(Kind::Double).copy_data(&mut values, views.len());
+        Ok(values)
     }
 
     /// The precision that the tensors had.
     pub fn dtype(&self) -> Dtype {
         self.placement.dtype
     }
-}
-
-/// The elements of a one-dimensional tensor.
-pub(crate) fn host_values(tensor: &Tensor) -> Vec<f64> {
-    let tensor = tensor.to_kind(tch::Kind::Double).to_device(Device::Cpu).contiguous();
-    let mut values = vec![0.0; tensor.numel()];
-    tensor.copy_data(&mut values, tensor.numel());
-    values
 }

@@ -51,3 +51,25 @@ impl<T> MicroBatcher<T> {
         self.items.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_closes_by_size_or_by_age_of_its_first_item_whichever_comes_first() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut batcher = MicroBatcher::new(3, Duration::from_millis(200));
+        assert_eq!((batcher.deadline(), batcher.poll(at(999))), (None, None));
+        assert_eq!(batcher.push(at(0), 'a'), None);
+        assert_eq!(batcher.push(at(150), 'b'), None);
+        assert_eq!(batcher.poll(at(199)), None);
+        assert_eq!(batcher.poll(at(200)), Some(vec!['a', 'b']));
+        assert_eq!(batcher.push(at(210), 'c'), None);
+        assert_eq!(batcher.deadline(), Some(at(410)));
+        assert_eq!(batcher.push(at(220), 'd'), None);
+        assert_eq!(batcher.push(at(230), 'e'), Some(vec!['c', 'd', 'e']));
+        assert_eq!((batcher.close(), batcher.deadline()), (vec![], None));
+    }
+}

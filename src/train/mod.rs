@@ -19,3 +19,6 @@ pub use learn::Loss;
 pub use report::{BadBatch, Offered, StepReport};
 pub use state::behavior_only_tensors;
 pub use trainer::{TrainError, Trainer};
+
+#[cfg(test)]
+mod tests;

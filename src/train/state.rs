@@ -24,55 +24,12 @@ const COUNTS: &str = "training.counts";
 const LOSSES: &str = "training.progressive.losses";
 
 pub(super) fn create(settings: &Settings, placement: Placement) -> Trainer {
-    let architecture = Architecture::from_settings(settings);
-    let std = settings.train.embedding_std;
-    let seed = || Source::Seed(settings.model.seed);
-    let model = Model::load(&architecture, std, &mut seed(), placement).expect("a seed gives every value");
-    let twin = MainPath::load(&architecture, std, &mut seed(), placement).expect("a seed gives every value");
-    assemble(settings, placement, architecture, model, twin)
-}
-
-/// None when the tensors do not fit, which they remember.
-pub(super) fn restore(settings: &Settings, placement: Placement, tensors: &mut TensorMap) -> Option<Trainer> {
-    let architecture = Architecture::from_settings(settings);
-    let mut source = Source::Tensors { tensors, prefix: "" };
-    let model = Model::load(&architecture, 0.0, &mut source, placement);
-    let mut source = Source::Tensors { tensors, prefix: TWIN };
-    let twin = MainPath::load(&architecture, 0.0, &mut source, placement);
-    let dense = architecture.dense.len();
-    // The published statistics follow from the saved sums.
-    Scaling::load(dense, placement.dtype, tensors);
-    let normalizer = Normalizer::load(dense, settings.train.normalizer_views, tensors);
-
-    let mut trainer = assemble(settings, placement, architecture, model?, twin?);
-    trainer.normalizer = normalizer?;
-    let main = load_main_optimizer(&mut trainer.main_optimizer, MAIN_OPTIMIZER, &trainer.model.main, tensors);
-    let twin = load_main_optimizer(&mut trainer.twin_optimizer, TWIN_OPTIMIZER, &trainer.twin, tensors);
-    let satisfaction = load_adam(&mut trainer.satisfaction_adam, SATISFACTION_OPTIMIZER, tensors);
-    let architecture = &trainer.architecture;
-    let reservoir = trainer.reservoir.load(tensors, |view| check_features(architecture, Some(view)).is_ok());
-    let behavior = trainer.behavior.load(tensors);
-    let preference = trainer.preference.load(tensors);
-    let losses = tensors.take(LOSSES, &[Dtype::F64], &[Some(3)]);
-    let counts = tensors.take_i64(COUNTS, Some(2));
-    main.and(twin).and(satisfaction)?;
-    (trainer.reservoir, trainer.behavior, trainer.preference) = (reservoir?, behavior?, preference?);
-    let losses = losses?.to_f64()?;
-    trainer.losses = std::array::from_fn(|i| RunningMean(Some(losses[i]).filter(|loss| !loss.is_nan())));
-    let counts = counts?;
-    (trainer.steps, trainer.groups_learned) = (counts[0] as u64, counts[1] as u64);
-    Some(trainer)
-}
-
-/// A trainer with these parameters and everything else at its beginning.
-fn assemble(
-    settings: &Settings,
-    placement: Placement,
-    architecture: Architecture,
-    model: Model,
-    twin: MainPath,
-) -> Trainer {
     let train = &settings.train;
+    let architecture = Architecture::from_settings(settings);
+    let seed = || Source::Seed(settings.model.seed);
+    let model = Model::load(&architecture, train.embedding_std, &mut seed(), placement);
+    let twin = MainPath::load(&architecture, train.embedding_std, &mut seed(), placement);
+    let (model, twin) = model.zip(twin).expect("a seed gives every value");
     let reservoir = Reservoir::new(
         train.reservoir_pairs,
         train.reservoir_batch_pairs,
@@ -97,6 +54,47 @@ fn assemble(
         steps: 0,
         groups_learned: 0,
     }
+}
+
+/// A new trainer, everything in it replaced by what was saved. None when the tensors do not fit,
+/// which they remember: all items are tried, so that every fault is named.
+pub(super) fn restore(settings: &Settings, placement: Placement, tensors: &mut TensorMap) -> Option<Trainer> {
+    let mut trainer = create(settings, placement);
+    let architecture = trainer.architecture.clone();
+    let dense = architecture.dense.len();
+    let mut source = Source::Tensors { tensors, prefix: "" };
+    let model = Model::load(&architecture, 0.0, &mut source, placement);
+    let mut source = Source::Tensors { tensors, prefix: TWIN };
+    let twin = MainPath::load(&architecture, 0.0, &mut source, placement);
+    // The published statistics follow from the saved sums.
+    let scaling = Scaling::load(dense, placement.dtype, tensors);
+    let normalizer = Normalizer::load(dense, settings.train.normalizer_views, tensors);
+    let optimizers = [
+        load_main_optimizer(&mut trainer.main_optimizer, MAIN_OPTIMIZER, &trainer.model.main, tensors),
+        load_main_optimizer(&mut trainer.twin_optimizer, TWIN_OPTIMIZER, &trainer.twin, tensors),
+        load_adam(&mut trainer.satisfaction_adam, SATISFACTION_OPTIMIZER, tensors),
+    ];
+    let reservoir = trainer.reservoir.load(tensors, |view| check_features(&architecture, Some(view)).is_ok());
+    let behavior = trainer.behavior.load(tensors);
+    let preference = trainer.preference.load(tensors);
+    let losses = tensors.take(LOSSES, &[Dtype::F64], &[Some(3)]);
+    let counts = tensors.take_i64(COUNTS, Some(2));
+
+    scaling?;
+    optimizers.into_iter().collect::<Option<()>>()?;
+    let (losses, counts) = (losses?.to_f64()?, counts?);
+    Some(Trainer {
+        model: model?,
+        twin: twin?,
+        normalizer: normalizer?,
+        reservoir: reservoir?,
+        behavior: behavior?,
+        preference: preference?,
+        losses: std::array::from_fn(|i| RunningMean(Some(losses[i]).filter(|loss| !loss.is_nan()))),
+        steps: counts[0] as u64,
+        groups_learned: counts[1] as u64,
+        ..trainer
+    })
 }
 
 /// The printed form of L_DPO learns each pair once: replayed ones are memorized through the ids.

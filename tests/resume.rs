@@ -1,0 +1,73 @@
+//! A checkpoint holds everything that the next step depends on.
+
+mod learning;
+
+use easq::model::HostTensor;
+use easq::settings::Dpo;
+use easq::train::{TrainError, Trainer};
+use learning::{Samples, checkpoint, differences, settings};
+
+/// Pairs arrive in bursts, one step in three.
+fn advance(trainer: &mut Trainer, samples: &mut Samples, steps: usize) {
+    for step in 0..steps {
+        for pair in samples.pairs(if step % 3 == 0 { 40 } else { 0 }) {
+            trainer.offer_pair(&pair);
+        }
+        trainer.step(&samples.groups(16)).unwrap();
+    }
+}
+
+#[test]
+fn a_restored_trainer_goes_on_bit_for_bit() {
+    for dpo in [Dpo::Live, Dpo::Pairs] {
+        let mut settings = settings(dpo);
+        settings.train.reservoir_pairs = 256;
+        settings.train.normalizer_views = 5_000;
+        settings.train.progressive_pairs = 3_000;
+        let mut samples = Samples::new(10);
+        let mut uninterrupted = Trainer::new(&settings).unwrap();
+        advance(&mut uninterrupted, &mut samples, 25);
+
+        let saved = checkpoint(&uninterrupted);
+        let mut restored = Trainer::restore(&settings, saved.clone()).unwrap();
+        assert_eq!(differences(&saved, &checkpoint(&restored)), Vec::<String>::new(), "{dpo:?}");
+        // Samples are a function of their seed too: the same ones for both.
+        let mut again = Samples::new(11);
+        advance(&mut uninterrupted, &mut Samples::new(11), 30);
+        advance(&mut restored, &mut again, 30);
+        let (left, right) = (checkpoint(&uninterrupted), checkpoint(&restored));
+        assert_eq!(differences(&left, &right), Vec::<String>::new(), "{dpo:?}");
+        assert_eq!(uninterrupted.progressive(), restored.progressive());
+        assert_ne!(differences(&saved, &left), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn equal_seeds_give_equal_models_and_a_model_never_trained_can_be_resumed() {
+    let settings = settings(Dpo::Live);
+    let first = checkpoint(&Trainer::new(&settings).unwrap());
+    assert_eq!(first, checkpoint(&Trainer::new(&settings).unwrap()));
+    assert_eq!(first, checkpoint(&Trainer::restore(&settings, first.clone()).unwrap()));
+    let mut other = settings.clone();
+    other.model.seed = 2;
+    assert!(differences(&first, &checkpoint(&Trainer::new(&other).unwrap())).len() > 10);
+}
+
+#[test]
+fn a_checkpoint_that_does_not_fit_is_refused_with_every_fault_named() {
+    let mut settings = settings(Dpo::Live);
+    let mut tensors = checkpoint(&Trainer::new(&settings).unwrap());
+    tensors.retain(|tensor| tensor.name != "training.twin.main.gate.bias");
+    tensors.push(HostTensor::from_i64("training.unheard_of", &[1]));
+    settings.features.sparse[1].rows = 9;
+    let Err(TrainError::Load(error)) = Trainer::restore(&settings, tensors) else {
+        panic!("it fits");
+    };
+    assert_eq!(error.missing, ["training.twin.main.gate.bias"]);
+    assert_eq!(error.extra, ["training.unheard_of"]);
+    let tables = ["", "training.twin."].map(|prefix| {
+        format!("{prefix}embeddings.video.weight is F32 [8192, 8] of 262144 bytes, expected F32 [9, 8]")
+    });
+    assert_eq!(error.misshapen[..2], tables);
+    assert_eq!(error.misshapen.len(), 4, "the two accumulators as well: {error}");
+}
