@@ -121,3 +121,163 @@ fn join_groups_at_once(host: &BaseProducer) {
         rdkafka::bindings::rd_kafka_mock_group_initial_rebalance_delay_ms(cluster, 0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::kafka::membership::{Membership, Rebalance, Start};
+    use crate::kafka::ownership::{Owned, Ownership};
+    use crate::kafka::producer::Producer;
+    use crate::kafka::reader::{From, LogReader, read_to_end};
+    use crate::kafka::transaction::TransactionalProducer;
+    use crate::kafka::{NextOffset, Outgoing};
+    use crate::settings::{Partitioner, Settings};
+    use crate::supervise::StopToken;
+
+    const WITHIN: Duration = Duration::from_secs(30);
+
+    fn broker(topics: &[(&str, i32)]) -> (EmbeddedBroker, Settings) {
+        let mut broker = EmbeddedBroker::start().expect("a broker");
+        for (topic, partitions) in topics {
+            broker.create_topic(topic, *partitions).expect("a new topic");
+        }
+        let mut settings = Settings::default();
+        broker.connect(&mut settings.kafka);
+        (broker, settings)
+    }
+
+    fn transactional(settings: &Settings) -> TransactionalProducer {
+        let stop = StopToken::new();
+        let producer = TransactionalProducer::new(&settings.kafka, "id", Duration::from_secs(30), &stop);
+        let producer = producer.expect("a producer");
+        producer.init().expect("a transactional session");
+        producer
+    }
+
+    #[track_caller]
+    fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+        let since = Instant::now();
+        loop {
+            match look() {
+                Some(found) => return found,
+                None => assert!(since.elapsed() < WITHIN, "not within {WITHIN:?}: {what}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_records_of_a_transaction_are_read_back_at_their_offsets() {
+        let (_broker, settings) = broker(&[("out", 2)]);
+        let producer = transactional(&settings);
+        producer.begin().expect("a transaction");
+        let record = |partition, payload: &'static str| {
+            Outgoing::to("out")
+                .partition(partition)
+                .key("k")
+                .payload(payload)
+                .header("h", "v")
+                .timestamp_ms(7)
+        };
+        let offsets = producer.deliver(&[record(0, "a"), record(1, "b"), record(0, "c")]).expect("offsets");
+        assert_eq!(offsets, [0, 0, 1]);
+        producer.commit_outputs().expect("a commit");
+        let mut read = Vec::new();
+        let next = read_to_end(&settings.kafka, "out", 0, From::Beginning, &StopToken::new(), |record| {
+            read.push(record);
+        });
+        assert_eq!(next.expect("the end"), 2);
+        let payloads: Vec<_> = read.iter().map(|record| record.payload.as_deref()).collect();
+        assert_eq!(payloads, [Some(&b"a"[..]), Some(&b"c"[..])]);
+        assert_eq!((read[0].header("h").map(|h| &h[..]), read[0].timestamp_ms), (Some(&b"v"[..]), Some(7)));
+    }
+
+    #[test]
+    fn a_model_has_an_owner_at_once_and_its_transactions_commit() {
+        let (_broker, settings) = broker(&[("registry", 1)]);
+        let ownership = Ownership::join(&settings.kafka, "trainer", "registry").expect("a member");
+        let since = Instant::now();
+        until("the model is owned", || {
+            let owned = ownership.poll(Duration::from_millis(50)).expect("a membership");
+            (owned == Owned::Yes).then_some(())
+        });
+        assert!(since.elapsed() < Duration::from_secs(3), "the group waited for more members");
+        let producer = transactional(&settings);
+        producer.begin().expect("a transaction");
+        producer.send(&Outgoing::to("registry").partition(0).payload("manifest")).expect("room");
+        let next = NextOffset { topic: "registry".into(), partition: 0, offset: 1, metadata: "m".to_owned() };
+        let group = ownership.group_metadata().expect("an owner has group metadata");
+        producer.commit(&[next], &group).expect("a commit");
+    }
+
+    #[test]
+    fn a_joiner_reads_both_inputs_with_one_membership() {
+        let defaults = Settings::default();
+        let (views, responses) = (defaults.topics.behavior.clone(), defaults.topics.responses.clone());
+        let (_broker, settings) = broker(&[(&views, 2), (&responses, 2)]);
+        let producer = Producer::new(&settings.kafka, Partitioner::Murmur2Random).expect("a producer");
+        for number in 0..100 {
+            for topic in [&views, &responses] {
+                let record = Outgoing::to(&**topic).key(number.to_string()).payload("p").timestamp_ms(1);
+                producer.send(&record).expect("room");
+            }
+        }
+        producer.flush(WITHIN).expect("deliveries");
+        assert_eq!(producer.delivered().acknowledged, 200);
+
+        let stop = StopToken::new();
+        let mut membership = Membership::join(&settings, "", &stop).expect("a member").expect("not stopped");
+        let mut read = [0, 0];
+        until("both inputs are read", || {
+            let mut records = Vec::new();
+            let rebalance =
+                membership.poll_responses(500, Duration::from_millis(10), &mut records).expect("responses");
+            if let Some(Rebalance::Assigned { partitions }) = rebalance {
+                assert_eq!(partitions, [0, 1]);
+                let starts = partitions.iter().map(|&partition| Start { partition, views: 0, responses: 0 });
+                membership.start(&starts.collect::<Vec<_>>()).expect("a start");
+            }
+            read[0] += records.len();
+            records.clear();
+            membership.poll_views(500, Duration::from_millis(10), &mut records).expect("views");
+            read[1] += records.len();
+            (read == [100, 100]).then_some(())
+        });
+    }
+
+    #[test]
+    fn a_reader_hears_of_a_record_without_waiting_half_a_second() {
+        let (_broker, settings) = broker(&[("log", 1)]);
+        let mut reader = LogReader::new(&settings.kafka, "reader").expect("a reader");
+        reader.assign(&[("log", 0, 0)]).expect("an assignment");
+        let producer = Producer::new(&settings.kafka, Partitioner::Murmur2Random).expect("a producer");
+        for number in 0..5_i64 {
+            producer.send(&Outgoing::to("log").payload("p")).expect("room");
+            let record =
+                until("the record is read", || reader.poll(Duration::from_millis(50)).expect("a log"));
+            assert_eq!(record.offset, number);
+        }
+        assert_eq!(reader.position("log", 0), Some(5));
+    }
+
+    #[test]
+    fn records_that_a_partition_dropped_are_noticed() {
+        let (broker, settings) = broker(&[("log", 2)]);
+        let producer = Producer::new(&settings.kafka, Partitioner::Murmur2Random).expect("a producer");
+        broker.check_nothing_dropped().expect("an empty broker has dropped nothing");
+        // Bytes that do not compress: the limit counts batches as they were sent.
+        let mut state = 1_u64;
+        let mut noise = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state.to_be_bytes()[0]
+        };
+        for _ in 0..60 {
+            let payload: Vec<u8> = (0..100_000).map(|_| noise()).collect();
+            producer.send(&Outgoing::to("log").partition(1).payload(payload)).expect("room");
+        }
+        producer.flush(WITHIN).expect("deliveries");
+        let dropped = broker.check_nothing_dropped().expect_err("6 MB do not fit");
+        assert!(matches!(&dropped, EmbeddedError::Dropped { partition: 1, .. }), "{dropped}");
+    }
+}

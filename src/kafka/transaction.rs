@@ -62,6 +62,9 @@ impl TransactionError {
     }
 }
 
+/// `init_transactions` goes on in the background between calls, so that it alone can be waited for
+/// in slices, with a look at the stop; every other call waits for its outcome.
+const INIT_SLICE: Duration = Duration::from_secs(1);
 /// Pause before a retriable call is made again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// How long a full queue is served before the record is offered again.
@@ -123,7 +126,9 @@ impl TransactionalProducer {
     /// Takes over the transactional id: fences its previous owner and aborts what that left open.
     /// Waits for the brokers until the stop.
     pub fn init(&self) -> Result<(), TransactionError> {
-        self.retrying("init_transactions", || self.producer.init_transactions(Timeout::Never))
+        self.retrying("init_transactions", || self.producer.init_transactions(INIT_SLICE))?;
+        self.producer.context().connection.note_up();
+        Ok(())
     }
 
     /// Opens a transaction; local, no broker is asked.
@@ -251,13 +256,14 @@ impl TransactionalProducer {
         }
     }
 
-    /// Waits for all deliveries; a failed one makes the transaction one to abort.
+    /// Waits for all deliveries; a failed one keeps the transaction from committing.
     fn flush(&self, call: &'static str) -> Result<(), TransactionError> {
         self.native_flush();
         let failed = self.deliveries().failed.take();
         match (failed, self.producer.client().fatal_error()) {
             (_, Some((code, text))) => Err(self.ended(call, code, text)),
-            (Some(reason), None) => Err(self.must_abort(call, reason)),
+            (Some(failure), None) if failure.for_good => Err(self.fatal(call, failure.reason)),
+            (Some(failure), None) => Err(self.must_abort(call, failure.reason)),
             (None, None) => Ok(()),
         }
     }
@@ -375,10 +381,52 @@ const UNKNOWN_OFFSET: i64 = -1;
 /// What the deliveries of the open transaction came to.
 #[derive(Debug, Default)]
 struct Deliveries {
-    /// Why the first failed delivery failed.
-    failed: Option<String>,
+    /// The first failed delivery.
+    failed: Option<Failure>,
     /// Where the records of the running `deliver` were stored.
     offsets: Vec<i64>,
+}
+
+/// Why a record was not delivered.
+#[derive(Debug)]
+struct Failure {
+    reason: String,
+    /// The same record would fail again.
+    for_good: bool,
+}
+
+impl Failure {
+    fn new(topic: &str, partition: i32, bytes: usize, code: Option<RDKafkaErrorCode>) -> Self {
+        let why = match code {
+            Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::MessageBatchTooLarge) => {
+                "it is larger than the topic's max.message.bytes: raise that".to_owned()
+            }
+            Some(code) => code.to_string(),
+            None => "no reason was given".to_owned(),
+        };
+        Self {
+            reason: format!("a record of {bytes} bytes for '{topic}' partition {partition} failed: {why}"),
+            for_good: code.is_some_and(is_refused_for_good),
+        }
+    }
+}
+
+/// Errors of a delivery that come again however often the record is sent.
+fn is_refused_for_good(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    is_access_refused(code)
+        || matches!(
+            code,
+            Code::MessageSizeTooLarge
+                | Code::MessageBatchTooLarge
+                | Code::UnknownTopic
+                | Code::UnknownPartition
+                | Code::UnknownTopicOrPartition
+                | Code::InvalidTopic
+                | Code::InvalidRecord
+                | Code::InvalidTimestamp
+                | Code::PolicyViolation
+        )
 }
 
 /// Takes delivery reports on the producer's polling thread.
@@ -398,9 +446,10 @@ impl ProducerContext for DeliveryContext {
                 }
             }
             Err((error, message)) => {
-                let reason =
-                    format!("a record of '{}' partition {}: {error}", message.topic(), message.partition());
-                self.lock().failed.get_or_insert(reason);
+                let bytes = message.payload().map_or(0, <[u8]>::len);
+                let code = error.rdkafka_error_code();
+                let failure = Failure::new(message.topic(), message.partition(), bytes, code);
+                self.lock().failed.get_or_insert(failure);
             }
         }
     }
@@ -423,6 +472,19 @@ mod tests {
     #[test]
     fn an_abortable_error_is_not_retried() {
         assert_eq!(verdict(false, true, true), Verdict::Abort);
+    }
+
+    #[test]
+    fn a_delivery_is_given_up_only_when_it_would_fail_again() {
+        let failure = |code| Failure::new("t", 3, 9, Some(code));
+        assert!(!failure(RDKafkaErrorCode::MessageTimedOut).for_good);
+        assert!(!failure(RDKafkaErrorCode::PurgeQueue).for_good);
+        assert!(failure(RDKafkaErrorCode::TopicAuthorizationFailed).for_good);
+        let large = failure(RDKafkaErrorCode::MessageSizeTooLarge);
+        assert!(large.for_good);
+        for part in ["9 bytes", "'t' partition 3", "max.message.bytes"] {
+            assert!(large.reason.contains(part), "{}", large.reason);
+        }
     }
 
     #[test]
