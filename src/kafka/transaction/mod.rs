@@ -7,60 +7,25 @@
 //! An open transaction holds back every `read_committed` reader of the partitions it wrote to, so
 //! prepare everything before [`begin`](TransactionalProducer::begin).
 
+mod delivery;
+mod error;
+
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use rdkafka::Offset;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Message};
-use rdkafka::producer::{Producer, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{Producer, ThreadedProducer};
 use rdkafka::util::Timeout;
 
-use super::client::{Context, client_config, is_access_refused};
+use delivery::{Deliveries, DeliveryContext, NO_SLOT, UNKNOWN_OFFSET};
+pub use error::TransactionError;
+use error::{Facts, Verdict};
+
+use super::client::{client_config, is_access_refused};
 use super::{GroupMetadata, MAX_METADATA_BYTES, NextOffset, Outgoing, partition_list};
 use crate::settings;
 use crate::supervise::StopToken;
-
-/// Why a transactional call did not succeed. Retriable errors never come this far.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum TransactionError {
-    /// The session of this transactional id is over: another process has taken it, or the broker
-    /// gave it up because a transaction stayed open too long. Drop the producer without another
-    /// call and end the process (exit code 3): a restart takes over and goes on.
-    #[error(
-        "transactional id '{transactional_id}' was fenced in {call}: {reason}; another process uses this id, or \
-         an outage outlasted the transaction timeout: restart"
-    )]
-    Fenced { transactional_id: String, call: &'static str, reason: String },
-    /// The transaction cannot commit any more. Call [`TransactionalProducer::abort`], go back to
-    /// the committed offsets and build it anew.
-    #[error("the transaction of '{transactional_id}' must be aborted after {call}: {reason}")]
-    MustAbort { transactional_id: String, call: &'static str, reason: String },
-    /// Neither a retry nor an abort helps: a mistake in the settings, missing rights, or a defect.
-    #[error("{call} failed for transactional id '{transactional_id}': {reason}")]
-    Fatal { transactional_id: String, call: &'static str, reason: String },
-    /// A stop was asked for while the call waited for the brokers. Nothing was committed; the work
-    /// is done again after the next start.
-    #[error("stopped while {call} of transactional id '{transactional_id}' waited for the brokers")]
-    Stopped { transactional_id: String, call: &'static str },
-}
-
-impl TransactionError {
-    /// True when the process must end with exit code 3.
-    pub fn is_fenced(&self) -> bool {
-        matches!(self, Self::Fenced { .. })
-    }
-
-    /// True when a stop ended the waiting for brokers: not a failure of a process that ends anyway.
-    pub fn is_stopped(&self) -> bool {
-        matches!(self, Self::Stopped { .. })
-    }
-
-    /// True when [`TransactionalProducer::abort`] and a rewind make it good.
-    pub fn must_abort(&self) -> bool {
-        matches!(self, Self::MustAbort { .. })
-    }
-}
 
 /// `init_transactions` goes on in the background between calls, so that it alone can be waited for
 /// in slices, with a look at the stop; every other call waits for its outcome.
@@ -297,13 +262,8 @@ impl TransactionalProducer {
                 Err(KafkaError::Transaction(error)) => error,
                 Err(other) => return Err(self.fatal(call, other.to_string())),
             };
-            let facts = Facts {
-                fatal: error.is_fatal(),
-                requires_abort: error.txn_requires_abort(),
-                retriable: error.is_retriable(),
-            };
             let reason = format!("{} ({})", error.string(), error.name());
-            match facts.verdict() {
+            match Facts::of(&error).verdict() {
                 Verdict::Over => return Err(self.ended(call, error.code(), reason)),
                 Verdict::Abort => return Err(self.must_abort(call, reason)),
                 Verdict::Fatal => return Err(self.fatal(call, reason)),
@@ -342,154 +302,5 @@ impl TransactionalProducer {
 
     fn stopped(&self, call: &'static str) -> TransactionError {
         TransactionError::Stopped { transactional_id: self.transactional_id.clone(), call }
-    }
-}
-
-/// What librdkafka says about a failed transactional call.
-#[derive(Debug, Clone, Copy, Default)]
-struct Facts {
-    fatal: bool,
-    requires_abort: bool,
-    retriable: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    /// The client is unusable.
-    Over,
-    Abort,
-    Retry,
-    Fatal,
-}
-
-impl Facts {
-    /// The order matters: a fatal error may be marked retriable too.
-    fn verdict(self) -> Verdict {
-        match self {
-            Self { fatal: true, .. } => Verdict::Over,
-            Self { requires_abort: true, .. } => Verdict::Abort,
-            Self { retriable: true, .. } => Verdict::Retry,
-            _ => Verdict::Fatal,
-        }
-    }
-}
-
-/// A record's place in [`Deliveries::offsets`], counted from 1, travels as its opaque value.
-const NO_SLOT: usize = 0;
-const UNKNOWN_OFFSET: i64 = -1;
-
-/// What the deliveries of the open transaction came to.
-#[derive(Debug, Default)]
-struct Deliveries {
-    /// The first failed delivery.
-    failed: Option<Failure>,
-    /// Where the records of the running `deliver` were stored.
-    offsets: Vec<i64>,
-}
-
-/// Why a record was not delivered.
-#[derive(Debug)]
-struct Failure {
-    reason: String,
-    /// The same record would fail again.
-    for_good: bool,
-}
-
-impl Failure {
-    fn new(topic: &str, partition: i32, bytes: usize, code: Option<RDKafkaErrorCode>) -> Self {
-        let why = match code {
-            Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::MessageBatchTooLarge) => {
-                "it is larger than the topic's max.message.bytes: raise that".to_owned()
-            }
-            Some(code) => code.to_string(),
-            None => "no reason was given".to_owned(),
-        };
-        Self {
-            reason: format!("a record of {bytes} bytes for '{topic}' partition {partition} failed: {why}"),
-            for_good: code.is_some_and(is_refused_for_good),
-        }
-    }
-}
-
-/// Errors of a delivery that come again however often the record is sent.
-fn is_refused_for_good(code: RDKafkaErrorCode) -> bool {
-    use RDKafkaErrorCode as Code;
-    is_access_refused(code)
-        || matches!(
-            code,
-            Code::MessageSizeTooLarge
-                | Code::MessageBatchTooLarge
-                | Code::UnknownTopic
-                | Code::UnknownPartition
-                | Code::UnknownTopicOrPartition
-                | Code::InvalidTopic
-                | Code::InvalidRecord
-                | Code::InvalidTimestamp
-                | Code::PolicyViolation
-        )
-}
-
-/// Takes delivery reports on the producer's polling thread.
-type DeliveryContext = Context<Mutex<Deliveries>>;
-
-impl ProducerContext for DeliveryContext {
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, slot: usize) {
-        match result {
-            Ok(message) => {
-                self.connection.note_up();
-                if slot != NO_SLOT
-                    && let Some(offset) = self.lock().offsets.get_mut(slot - 1)
-                {
-                    *offset = message.offset();
-                }
-            }
-            Err((error, message)) => {
-                let bytes = message.payload().map_or(0, <[u8]>::len);
-                let code = error.rdkafka_error_code();
-                let failure = Failure::new(message.topic(), message.partition(), bytes, code);
-                self.lock().failed.get_or_insert(failure);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn verdict(fatal: bool, requires_abort: bool, retriable: bool) -> Verdict {
-        Facts { fatal, requires_abort, retriable }.verdict()
-    }
-
-    #[test]
-    fn a_fatal_error_ends_the_client_whatever_else_it_says() {
-        assert_eq!(verdict(true, true, true), Verdict::Over);
-        assert_eq!(verdict(true, false, false), Verdict::Over);
-    }
-
-    #[test]
-    fn an_abortable_error_is_not_retried() {
-        assert_eq!(verdict(false, true, true), Verdict::Abort);
-    }
-
-    #[test]
-    fn a_delivery_is_given_up_only_when_it_would_fail_again() {
-        let failure = |code| Failure::new("t", 3, 9, Some(code));
-        assert!(!failure(RDKafkaErrorCode::MessageTimedOut).for_good);
-        assert!(!failure(RDKafkaErrorCode::PurgeQueue).for_good);
-        assert!(failure(RDKafkaErrorCode::TopicAuthorizationFailed).for_good);
-        let large = failure(RDKafkaErrorCode::MessageSizeTooLarge);
-        assert!(large.for_good);
-        for part in ["9 bytes", "'t' partition 3", "max.message.bytes"] {
-            assert!(large.reason.contains(part), "{}", large.reason);
-        }
-    }
-
-    #[test]
-    fn a_retriable_error_is_retried_and_an_unknown_one_is_not() {
-        assert_eq!(verdict(false, false, true), Verdict::Retry);
-        assert_eq!(verdict(false, false, false), Verdict::Fatal);
     }
 }

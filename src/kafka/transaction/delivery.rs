@@ -1,0 +1,108 @@
+//! What becomes of the records of a transaction, as their delivery reports tell it.
+
+use std::sync::Mutex;
+
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::message::{DeliveryResult, Message};
+use rdkafka::producer::ProducerContext;
+
+use crate::kafka::client::{Context, is_access_refused};
+
+/// A record's place in [`Deliveries::offsets`], counted from 1, travels as its opaque value.
+pub(super) const NO_SLOT: usize = 0;
+pub(super) const UNKNOWN_OFFSET: i64 = -1;
+
+/// What the deliveries of the open transaction came to.
+#[derive(Debug, Default)]
+pub(super) struct Deliveries {
+    /// The first failed delivery.
+    pub(super) failed: Option<Failure>,
+    /// Where the records of the running `deliver` were stored.
+    pub(super) offsets: Vec<i64>,
+}
+
+/// Why a record was not delivered.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) reason: String,
+    /// The same record would fail again.
+    pub(super) for_good: bool,
+}
+
+impl Failure {
+    fn new(topic: &str, partition: i32, bytes: usize, code: Option<RDKafkaErrorCode>) -> Self {
+        let why = match code {
+            Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::MessageBatchTooLarge) => {
+                "it is larger than the topic's max.message.bytes: raise that".to_owned()
+            }
+            Some(code) => code.to_string(),
+            None => "no reason was given".to_owned(),
+        };
+        Self {
+            reason: format!("a record of {bytes} bytes for '{topic}' partition {partition} failed: {why}"),
+            for_good: code.is_some_and(is_refused_for_good),
+        }
+    }
+}
+
+/// Errors of a delivery that come again however often the record is sent.
+fn is_refused_for_good(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    is_access_refused(code)
+        || matches!(
+            code,
+            Code::MessageSizeTooLarge
+                | Code::MessageBatchTooLarge
+                | Code::UnknownTopic
+                | Code::UnknownPartition
+                | Code::UnknownTopicOrPartition
+                | Code::InvalidTopic
+                | Code::InvalidRecord
+                | Code::InvalidTimestamp
+                | Code::PolicyViolation
+        )
+}
+
+/// Takes delivery reports on the producer's polling thread.
+pub(super) type DeliveryContext = Context<Mutex<Deliveries>>;
+
+impl ProducerContext for DeliveryContext {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, slot: usize) {
+        match result {
+            Ok(message) => {
+                self.connection.note_up();
+                if slot != NO_SLOT
+                    && let Some(offset) = self.lock().offsets.get_mut(slot - 1)
+                {
+                    *offset = message.offset();
+                }
+            }
+            Err((error, message)) => {
+                let bytes = message.payload().map_or(0, <[u8]>::len);
+                let code = error.rdkafka_error_code();
+                let failure = Failure::new(message.topic(), message.partition(), bytes, code);
+                self.lock().failed.get_or_insert(failure);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delivery_is_given_up_only_when_it_would_fail_again() {
+        let failure = |code| Failure::new("t", 3, 9, Some(code));
+        assert!(!failure(RDKafkaErrorCode::MessageTimedOut).for_good);
+        assert!(!failure(RDKafkaErrorCode::PurgeQueue).for_good);
+        assert!(failure(RDKafkaErrorCode::TopicAuthorizationFailed).for_good);
+        let large = failure(RDKafkaErrorCode::MessageSizeTooLarge);
+        assert!(large.for_good);
+        for part in ["9 bytes", "'t' partition 3", "max.message.bytes"] {
+            assert!(large.reason.contains(part), "{}", large.reason);
+        }
+    }
+}
