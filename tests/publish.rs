@@ -28,6 +28,8 @@ struct Model {
     settings: Settings,
     ownership: Ownership,
     publisher: Publisher,
+    /// The newest version published.
+    newest: u64,
 }
 
 impl Model {
@@ -50,17 +52,24 @@ impl Model {
         producer.init().expect("transactions");
         let registry = RegistryReader::open(&settings, "test registry", &stop).expect("a registry");
         let publisher = Publisher::new(&settings, producer, registry, None, &stop).expect("a publisher");
-        Self { settings, ownership, publisher }
+        Self { settings, ownership, publisher, newest: 0 }
     }
 
     fn publish(&mut self, candidate: Candidate) -> Published {
         let group = || self.ownership.group_metadata();
-        self.publisher.publish(candidate, &group).expect("published")
+        let published = self.publisher.publish(candidate, &group).expect("published");
+        self.newest = published.manifest.version;
+        published
     }
 
+    /// The registry once it shows all that was published: a commit returns when its outcome is
+    /// certain, which is somewhat before the last reader sees it.
     fn registry(&self) -> Registry {
-        let reader = RegistryReader::open(&self.settings, "test reader", &StopToken::new());
-        reader.expect("a registry").registry
+        eventually_some(DEADLINE, "the newest version is visible", || {
+            let reader = RegistryReader::open(&self.settings, "test reader", &StopToken::new());
+            let registry = reader.expect("a registry").registry;
+            (registry.highest_version >= self.newest).then_some(registry)
+        })
     }
 
     fn registry_topic(&self) -> String {
@@ -182,7 +191,8 @@ fn a_follower_reads_only_pages_that_changed_and_so_does_a_publish_write() {
     let second = model.publish(candidate(11));
     assert_eq!(second.pages_written, 2, "the bias, and training.step");
     assert_eq!(loaded(&mut follower, 2), 1, "the bias");
-    assert_eq!(Kafka::shared().read_to_end(&model.page_topic()).len(), 8);
+    let pages = || Kafka::shared().read_to_end(&model.page_topic()).len();
+    eventually(DEADLINE, "8 pages are visible", || pages() == 8);
     drop(follower);
 
     // A follower that starts again has the pages of what lies in its folder.
@@ -255,11 +265,12 @@ fn the_pin_is_followed_instead_of_production_and_pinned_versions_are_kept() {
 #[test]
 fn no_reader_sees_a_pointer_before_its_version_is_whole() {
     let mut model = Model::new(&line("atomic"));
-    for step in 10..20 {
-        model.publish(candidate(step));
-    }
-    let pages: BTreeSet<i64> =
-        Kafka::shared().read_to_end(&model.page_topic()).iter().map(|page| page.offset).collect();
+    let written: usize = (10..20).map(|step| model.publish(candidate(step)).pages_written).sum();
+    model.registry();
+    let pages = eventually_some(DEADLINE, "all pages are visible", || {
+        let pages = Kafka::shared().read_to_end(&model.page_topic());
+        (pages.len() == written).then(|| pages.iter().map(|page| page.offset).collect::<BTreeSet<i64>>())
+    });
     let mut registry = Registry::default();
     let mut promoted = 0;
     for record in Kafka::shared().read_to_end(&model.registry_topic()) {
