@@ -54,8 +54,9 @@ pub struct InputState {
     pub idle_advances: Vec<(i64, i64)>,
     pub outcomes: Outcomes,
     pub mis_keyed: u64,
-    /// In the metadata of the views alone.
-    pub products: Products,
+    /// Of the views alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub products: Option<Products>,
     /// The last record consumed.
     pub last: Option<RecordIdentity>,
 }

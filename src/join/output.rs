@@ -1,9 +1,16 @@
 //! The records that the join emits, ready to be produced.
 
 use bytes::Bytes;
+use prost::Message;
 
 use super::Side;
+use super::groups::Group;
+use crate::contract::v1::{Source, envelope};
+use crate::contract::{CONTRACT_VERSION, InputRecord, headers};
 use crate::settings::Topics;
+
+/// A dead letter carries at most this much of a record's key and of its value.
+const MAX_DEAD_LETTER_BYTES: usize = 64 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OutputKind {
@@ -43,4 +50,77 @@ pub struct Output {
 #[derive(Debug, Default)]
 pub struct Effects {
     pub outputs: Vec<Output>,
+}
+
+impl Output {
+    /// A message of the contract, keyed by user.
+    fn message(kind: OutputKind, user_id: Bytes, encoded: Bytes) -> Output {
+        let headers = vec![(headers::CONTRACT_VERSION, Bytes::from_static(CONTRACT_VERSION.as_bytes()))];
+        Output { kind, key: Some(user_id), payload: Some(encoded), headers, reason: None }
+    }
+
+    pub(super) fn labelled_view(user_id: Bytes, encoded: Bytes) -> Output {
+        Output::message(OutputKind::LabelledView, user_id, encoded)
+    }
+
+    pub(super) fn preference_pair(user_id: Bytes, pair: &envelope::PreferencePair) -> Output {
+        Output::message(OutputKind::PreferencePair, user_id, pair.encode_to_vec().into())
+    }
+
+    /// `topic` and `partition`: where the views came from.
+    pub(super) fn behavior_group(group: Group, topic: &str, partition: i32) -> Output {
+        let user_id = group.user_id();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let message = envelope::BehaviorGroup {
+            request_id: text(group.request_id()),
+            user_id: text(&user_id),
+            scenario: text(group.scenario()),
+            event_time_ms: group.event_time_ms,
+            first_source: Some(Source { topic: topic.to_owned(), partition, offset: group.first_offset }),
+            views: group.into_views(),
+        };
+        Output::message(OutputKind::BehaviorGroup, user_id, message.encode_to_vec().into())
+    }
+
+    /// A record that came too late or was pushed out, with its original bytes.
+    pub(super) fn late(origin: &Origin<'_>, key: Option<Bytes>, payload: Option<Bytes>) -> Output {
+        let headers = origin.headers();
+        let reason = Some((origin.side, origin.reason));
+        Output { kind: OutputKind::Late, key, payload, headers, reason }
+    }
+
+    /// A rejected record; of a longer one its first 64 KiB.
+    pub(super) fn dead_letter(origin: &Origin<'_>, detail: String, record: &InputRecord) -> Output {
+        let cut = |bytes: &Bytes| bytes.slice(..bytes.len().min(MAX_DEAD_LETTER_BYTES));
+        let mut headers = origin.headers();
+        headers.push((headers::DETAIL, Bytes::from(detail)));
+        Output {
+            kind: OutputKind::DeadLetter,
+            key: record.key.as_ref().map(cut),
+            payload: record.payload.as_ref().map(cut),
+            headers,
+            reason: Some((origin.side, origin.reason)),
+        }
+    }
+}
+
+/// Where a late record or dead letter came from, and why it is one.
+pub(super) struct Origin<'a> {
+    pub side: Side,
+    pub reason: &'static str,
+    pub topic: &'a str,
+    pub partition: i32,
+    pub offset: i64,
+}
+
+impl Origin<'_> {
+    fn headers(&self) -> Vec<(&'static str, Bytes)> {
+        vec![
+            (headers::CONTRACT_VERSION, Bytes::from_static(CONTRACT_VERSION.as_bytes())),
+            (headers::REASON, Bytes::from_static(self.reason.as_bytes())),
+            (headers::TOPIC, Bytes::copy_from_slice(self.topic.as_bytes())),
+            (headers::PARTITION, self.partition.to_string().into()),
+            (headers::OFFSET, self.offset.to_string().into()),
+        ]
+    }
 }

@@ -2,93 +2,35 @@
 
 use std::sync::Arc;
 
-use super::{Effects, Frontier, InputState, Outcomes, Products, Side};
-use crate::contract::InputRecord;
-use crate::contract::validate::Limits;
-use crate::settings::{Join, Partitioner, Settings, Topics};
+use bytes::Bytes;
+use prost::Message;
 
-/// What every partition's join is told. Shared by all of a process.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Config {
-    pub join: Join,
-    pub topics: Topics,
-    pub limits: Limits,
-    pub mis_keyed_sample_records: u64,
-    pub mis_keyed_max_ratio: f64,
-}
-
-impl Config {
-    /// `partitions`: of either input topic.
-    pub fn new(settings: &Settings, partitions: i32) -> Config {
-        Config {
-            join: settings.join.clone(),
-            topics: settings.topics.clone(),
-            limits: Limits::new(settings, partitions),
-            mis_keyed_sample_records: settings.input.mis_keyed_sample_records,
-            mis_keyed_max_ratio: settings.input.mis_keyed_max_ratio,
-        }
-    }
-}
-
-/// Where an input partition begins.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Start {
-    /// Nothing was committed: at this offset.
-    At(i64),
-    /// From the state that was committed. `low_watermark` is the lowest offset that can be read.
-    Resume { state: InputState, low_watermark: i64 },
-}
-
-/// Part of a replay that retention has removed. Say it loudly: labels may be lost.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RetentionLoss {
-    pub side: Side,
-    /// The offsets that were needed and are gone: from, to (exclusive).
-    pub from_offset: i64,
-    pub to_offset: i64,
-    /// Stream time just before `from_offset`, and at the frontier.
-    pub from_time_ms: Option<i64>,
-    pub to_time_ms: Option<i64>,
-}
-
-/// What the join cannot go on after. The caller stops with the message.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum JoinFault {
-    #[error(
-        "{mis_keyed} of the first {records} records of '{topic}' partition {partition} are not keyed by user_id \
-         with the partitioner '{configured}' (input.partitioner); {remedy}"
-    )]
-    MisKeyed {
-        topic: String,
-        partition: i32,
-        records: u64,
-        mis_keyed: u64,
-        configured: String,
-        suggested: Option<Partitioner>,
-        remedy: String,
-    },
-    #[error(
-        "'{topic}' partition {partition} offset {offset} holds another record than the one that was consumed: \
-         the topic was deleted and created again; use a new joiner.group, or bring the topic back"
-    )]
-    TopicChanged { topic: String, partition: i32, offset: i64 },
-    #[error(
-        "'{topic}' partition {partition}: offset {offset} came after the position had reached {expected}"
-    )]
-    OutOfOrder { topic: String, partition: i32, offset: i64, expected: i64 },
-    #[error("'{topic}' partition {partition} offset {offset} is not a labelled view: {detail}")]
-    BadTail { topic: String, partition: i32, offset: i64, detail: String },
-}
+use super::groups::{Admission, Group, Groups};
+use super::held::ImpressionKey;
+use super::lateness::Arrival;
+use super::output::Origin;
+use super::pairing::{Labelled, Pairing};
+use super::progress::Progress;
+use super::window::{Evicted, Meeting, Needs, ResponseVerdict, ViewVerdict, Window};
+use super::{
+    Config, Effects, Frontier, JoinFault, Outcome, Outcomes, Output, Position, Products, RetentionLoss, Side,
+    Start,
+};
+use crate::contract::v1::{PairScope, Source, envelope};
+use crate::contract::validate::{self, Response, View};
+use crate::contract::{InputRecord, Rejection};
 
 /// Sizes of what is held now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Gauges {
+    /// Views in the window: waiting, or kept to tell duplicates.
     pub held_views: usize,
+    /// Responses that wait.
     pub held_responses: usize,
-    /// Bytes of waiting records and of views in open groups.
+    /// Bytes of both, and of the views in open groups, bookkeeping included.
     pub held_bytes: usize,
     pub open_groups: usize,
-    /// Labelled views that can still become partners.
+    /// Labelled views that pairing looks back on.
     pub pair_candidates: usize,
 }
 
@@ -99,83 +41,494 @@ pub struct Gauges {
 /// order, from [`read_from`](PartitionJoin::read_from) on, of the side that
 /// [`may_read`](PartitionJoin::may_read) allows. While
 /// [`is_replaying`](PartitionJoin::is_replaying) nothing is emitted and nothing may be committed.
+///
+/// After a [`JoinFault`] the value is not used any more.
 #[derive(Debug)]
 pub struct PartitionJoin {
     config: Arc<Config>,
     partition: i32,
+    views: Progress,
+    responses: Progress,
+    window: Window,
+    groups: Groups,
+    pairing: Pairing,
+    products: Products,
+    /// The window clock up to which everything has expired.
+    expired_ms: Option<i64>,
+    is_replaying: bool,
+    losses: Vec<RetentionLoss>,
 }
 
 impl PartitionJoin {
-    pub fn new(_config: Arc<Config>, _partition: i32, _views: Start, _responses: Start) -> PartitionJoin {
-        unimplemented!()
+    /// Begins at the given offsets, or with a replay towards the committed ones.
+    pub fn new(config: Arc<Config>, partition: i32, views: Start, responses: Start) -> PartitionJoin {
+        let views = Progress::new(Side::Views, partition, views, &config);
+        let responses = Progress::new(Side::Responses, partition, responses, &config);
+        let losses = [views.loss(), responses.loss()].into_iter().flatten().cloned().collect();
+        let mut join = PartitionJoin {
+            window: Window::new(config.join.window_ms, config.join.allowed_lateness_ms),
+            groups: Groups::new(&config.join),
+            pairing: Pairing::new(&config.join),
+            products: Products::default(),
+            expired_ms: None,
+            is_replaying: true,
+            partition,
+            views,
+            responses,
+            losses,
+            config,
+        };
+        if join.has_caught_up() {
+            join.go_live();
+        }
+        join
     }
 
     /// Where to assign an input: its first offset to read.
-    pub fn read_from(&self, _side: Side) -> i64 {
-        unimplemented!()
+    pub fn read_from(&self, side: Side) -> i64 {
+        self.progress(side).next_offset()
     }
 
     /// What retention had removed when this join was made.
     pub fn retention_losses(&self) -> &[RetentionLoss] {
-        unimplemented!()
+        &self.losses
     }
 
     /// Whether records below the committed offsets are still being read again.
     pub fn is_replaying(&self) -> bool {
-        unimplemented!()
+        self.is_replaying
     }
 
     /// Whether the next record of this input may be given now; if not, let it wait in the
     /// application.
     ///
     /// In a replay, a side that has reached its committed offset waits for the other. Otherwise a
-    /// side waits while it is more than `join.max_lead_ms` ahead of one that has unread records.
-    pub fn may_read(&self, _side: Side, _other_has_unread: bool) -> bool {
-        unimplemented!()
+    /// side waits while it is more than `join.max_lead_ms` ahead of one that has unread records,
+    /// so that a backlog does not fill the window.
+    pub fn may_read(&self, side: Side, other_has_unread: bool) -> bool {
+        let progress = self.progress(side);
+        if self.is_replaying {
+            return !progress.has_caught_up();
+        }
+        let other = self.progress(side.other());
+        match (progress.clock.time_ms(), other.expiry_time_ms()) {
+            _ if !other_has_unread => true,
+            (Some(own), Some(other)) => own.saturating_sub(other) <= self.config.join.max_lead_ms,
+            (Some(_), None) => false,
+            (None, _) => true,
+        }
     }
 
     /// Takes a record of `topics.labelled_views`, in offset order, before any input record: the
-    /// last `join.pair_lookback` records of the partition or more, at least as many as there are.
-    pub fn on_labelled_tail(&mut self, _offset: i64, _payload: &[u8]) -> Result<(), JoinFault> {
-        unimplemented!()
+    /// last `join.pair_lookback` records of the partition, or more, or all there are. Offsets that
+    /// hold no record (markers of transactions) do not count.
+    pub fn on_labelled_tail(&mut self, offset: i64, payload: &[u8]) -> Result<(), JoinFault> {
+        match Labelled::decode(Bytes::copy_from_slice(payload)) {
+            Ok(labelled) => {
+                self.pairing.add(&labelled);
+                Ok(())
+            }
+            Err(detail) => {
+                let topic = self.config.topics.labelled_views.clone();
+                Err(JoinFault::BadTail { topic, partition: self.partition, offset, detail })
+            }
+        }
     }
 
     /// Takes the next record of `topics.behavior`.
-    pub fn on_view(&mut self, _record: &InputRecord, _effects: &mut Effects) -> Result<(), JoinFault> {
-        unimplemented!()
+    pub fn on_view(&mut self, record: &InputRecord, effects: &mut Effects) -> Result<(), JoinFault> {
+        self.views.begin(record, &self.config.topics.behavior)?;
+        match validate::behavior(record, &self.config.limits) {
+            Ok(view) => {
+                self.admit_view(record, view, effects);
+                self.check_keying(Side::Views, record, None)?;
+            }
+            Err(rejection) => self.reject(Side::Views, record, &rejection, effects)?,
+        }
+        self.expire();
+        self.evict_views(effects);
+        self.end_replay()
     }
 
     /// Takes the next record of `topics.responses`.
-    pub fn on_response(&mut self, _record: &InputRecord, _effects: &mut Effects) -> Result<(), JoinFault> {
-        unimplemented!()
+    pub fn on_response(&mut self, record: &InputRecord, effects: &mut Effects) -> Result<(), JoinFault> {
+        self.responses.begin(record, &self.config.topics.responses)?;
+        match validate::response(record, &self.config.limits) {
+            Ok(response) => {
+                self.admit_response(record, response, effects);
+                self.check_keying(Side::Responses, record, None)?;
+            }
+            Err(rejection) => self.reject(Side::Responses, record, &rejection, effects)?,
+        }
+        self.expire();
+        self.evict_responses(effects);
+        self.end_replay()
     }
 
     /// Says that an input is read to its end and has been silent for `join.idle_after_ms`: it no
-    /// longer holds the other back. Call it as long as that lasts.
-    pub fn on_idle(&mut self, _side: Side) {
-        unimplemented!()
+    /// longer holds the other back. Call it as long as that lasts; commit afterwards.
+    pub fn on_idle(&mut self, side: Side) {
+        let other_ms = self.progress(side.other()).clock.time_ms();
+        if let (Some(time_ms), false) = (other_ms, self.is_replaying) {
+            let progress = self.progress_mut(side);
+            let next_offset = progress.next_offset();
+            progress.clock.advance(next_offset, time_ms);
+            self.expire();
+        }
     }
 
     /// What to commit with everything emitted so far. Not while replaying.
     pub fn frontier(&mut self) -> Frontier {
-        unimplemented!()
+        debug_assert!(!self.is_replaying, "a replay has nothing to commit");
+        let (window_ms, view_ms) = (self.window_clock_ms(), self.views.clock.time_ms());
+        let mut views = self.views.state(self.window.waiting_views(), window_ms, view_ms);
+        views.products = Some(self.products);
+        let responses = self.responses.state(self.window.waiting_responses(), window_ms, view_ms);
+        let position =
+            |state: super::InputState| Position { next_offset: state.next_offset, metadata: state.encode() };
+        Frontier { views: position(views), responses: position(responses) }
     }
 
     /// Cumulative counts of an input. Export them only after the commit.
-    pub fn outcomes(&self, _side: Side) -> Outcomes {
-        unimplemented!()
+    pub fn outcomes(&self, side: Side) -> Outcomes {
+        self.progress(side).outcomes(self.waiting(side))
     }
 
+    /// Cumulative counts of what was made. Export them only after the commit.
     pub fn products(&self) -> Products {
-        unimplemented!()
+        self.products
     }
 
     /// Greatest event time read of an input.
-    pub fn stream_time_ms(&self, _side: Side) -> Option<i64> {
-        unimplemented!()
+    pub fn stream_time_ms(&self, side: Side) -> Option<i64> {
+        self.progress(side).clock.time_ms()
     }
 
     pub fn gauges(&self) -> Gauges {
-        unimplemented!()
+        Gauges {
+            held_views: self.window.held_views(),
+            held_responses: self.window.held_responses(),
+            held_bytes: self.window.view_bytes() + self.window.response_bytes() + self.groups.bytes(),
+            open_groups: self.groups.open(),
+            pair_candidates: self.pairing.len(),
+        }
+    }
+
+    fn progress(&self, side: Side) -> &Progress {
+        match side {
+            Side::Views => &self.views,
+            Side::Responses => &self.responses,
+        }
+    }
+
+    fn progress_mut(&mut self, side: Side) -> &mut Progress {
+        match side {
+            Side::Views => &mut self.views,
+            Side::Responses => &mut self.responses,
+        }
+    }
+
+    fn waiting(&self, side: Side) -> u64 {
+        match side {
+            Side::Views => self.window.waiting_views(),
+            Side::Responses => self.window.waiting_responses(),
+        }
+    }
+
+    fn emit(&self, effects: &mut Effects, output: impl FnOnce() -> Output) {
+        if !self.is_replaying {
+            effects.outputs.push(output());
+        }
+    }
+
+    fn origin(&self, side: Side, reason: &'static str, offset: i64) -> Origin<'_> {
+        let topic = match side {
+            Side::Views => &self.config.topics.behavior,
+            Side::Responses => &self.config.topics.responses,
+        };
+        Origin { side, reason, topic, partition: self.partition, offset }
+    }
+
+    fn check_keying(
+        &mut self,
+        side: Side,
+        record: &InputRecord,
+        rejection: Option<&Rejection>,
+    ) -> Result<(), JoinFault> {
+        if self.is_replaying {
+            return Ok(());
+        }
+        let (waiting, config) = (self.waiting(side), Arc::clone(&self.config));
+        let topic = self.origin(side, "", 0).topic.to_owned();
+        self.progress_mut(side).check_keying(waiting, record, rejection, &topic, &config)
+    }
+
+    fn reject(
+        &mut self,
+        side: Side,
+        record: &InputRecord,
+        rejection: &Rejection,
+        effects: &mut Effects,
+    ) -> Result<(), JoinFault> {
+        self.progress_mut(side).count(Outcome::Rejected, 1);
+        self.emit(effects, || {
+            let origin = self.origin(side, rejection.as_str(), record.offset);
+            Output::dead_letter(&origin, rejection.to_string(), record)
+        });
+        self.check_keying(side, record, Some(rejection))
+    }
+
+    /// Whether the record was in time; if not, it is counted and emitted as late.
+    fn is_in_time(
+        &mut self,
+        side: Side,
+        arrival: Arrival,
+        record: &InputRecord,
+        effects: &mut Effects,
+    ) -> bool {
+        let outcome = match arrival {
+            Arrival::InTime => return true,
+            Arrival::Late => Outcome::Late,
+            Arrival::LateAfterIdle => Outcome::LateAfterIdle,
+        };
+        self.progress_mut(side).count(outcome, 1);
+        self.emit(effects, || {
+            let origin = self.origin(side, outcome.as_str(), record.offset);
+            Output::late(&origin, record.key.clone(), record.payload.clone())
+        });
+        false
+    }
+
+    fn admit_view(&mut self, record: &InputRecord, view: View, effects: &mut Effects) {
+        let lateness_ms = self.config.join.allowed_lateness_ms;
+        let arrival = self.views.clock.arrive(record.offset, view.event_time_ms, lateness_ms);
+        self.close_groups(effects);
+        if !self.is_in_time(Side::Views, arrival, record, effects) {
+            return;
+        }
+        let payload = view.payload.clone();
+        let key = ImpressionKey::new(view.impression_id.of(&payload), view.user_id.of(&payload));
+        let mut needs = Needs { views: &mut self.views.index, responses: &mut self.responses.index };
+        let group_until_ms = self.groups.ends_at(&view);
+        let meeting = self.window.meet(&key, view.event_time_ms, group_until_ms, &mut needs);
+        let is_grouped_before = meeting != Meeting::Repeated && !self.group_view(record.offset, &view);
+        if !self.config.is_eligible(&view) {
+            let is_duplicate = meeting == Meeting::Repeated || is_grouped_before;
+            let outcome = if is_duplicate { Outcome::Duplicate } else { Outcome::Ineligible };
+            return self.views.count(outcome, 1);
+        }
+        self.products.views_again_in_group += u64::from(is_grouped_before);
+        let mut needs = Needs { views: &mut self.views.index, responses: &mut self.responses.index };
+        match self.window.on_view(record.offset, view.clone(), &key, meeting, &mut needs) {
+            ViewVerdict::Waiting => {}
+            ViewVerdict::Duplicate => self.views.count(Outcome::Duplicate, 1),
+            ViewVerdict::Matched { response_offset, response, duplicates } => {
+                self.views.count(Outcome::Matched, 1);
+                let waiting = self.window.waiting_responses();
+                self.responses.settle(Outcome::Matched, waiting);
+                (0..duplicates).for_each(|_| self.responses.settle(Outcome::Duplicate, waiting));
+                self.label(payload, record.offset, &response, response_offset, effects);
+            }
+        }
+    }
+
+    fn admit_response(&mut self, record: &InputRecord, response: Response, effects: &mut Effects) {
+        let lateness_ms = self.config.join.allowed_lateness_ms;
+        let arrival = self.responses.clock.arrive(record.offset, response.event_time_ms, lateness_ms);
+        if !self.is_in_time(Side::Responses, arrival, record, effects) {
+            return;
+        }
+        let mut needs = Needs { views: &mut self.views.index, responses: &mut self.responses.index };
+        match self.window.on_response(record.offset, response.clone(), &mut needs) {
+            ResponseVerdict::Waiting => {}
+            ResponseVerdict::Duplicate => self.responses.count(Outcome::Duplicate, 1),
+            ResponseVerdict::Matched { view_offset, view } => {
+                self.responses.count(Outcome::Matched, 1);
+                self.views.settle(Outcome::Matched, self.window.waiting_views());
+                self.label(view, view_offset, &response, record.offset, effects);
+            }
+        }
+    }
+
+    /// Emits a labelled view and its pairs. In a replay they were emitted before.
+    fn label(
+        &mut self,
+        view: Bytes,
+        view_offset: i64,
+        response: &Response,
+        response_offset: i64,
+        effects: &mut Effects,
+    ) {
+        if self.is_replaying {
+            return;
+        }
+        let source =
+            |topic: &str, offset| Some(Source { topic: topic.to_owned(), partition: self.partition, offset });
+        let message = envelope::LabelledView {
+            view,
+            response: response.payload.clone(),
+            view_source: source(&self.config.topics.behavior, view_offset),
+            response_source: source(&self.config.topics.responses, response_offset),
+        };
+        let encoded = Bytes::from(message.encode_to_vec());
+        let user_id = response.user_id.share(&response.payload);
+        effects.outputs.push(Output::labelled_view(user_id.clone(), encoded.clone()));
+        self.products.labelled_views += 1;
+        let labelled = Labelled::decode(encoded).expect("a labelled view of two valid records can be read");
+        for pair in self.pairing.pairs_of(&labelled) {
+            let is_same_user = pair.scope() == PairScope::SameUser;
+            self.products.user_pairs += u64::from(is_same_user);
+            self.products.scenario_pairs += u64::from(!is_same_user);
+            effects.outputs.push(Output::preference_pair(user_id.clone(), &pair));
+        }
+    }
+
+    /// Offers a view to its group; `false` when its impression is there already.
+    fn group_view(&mut self, offset: i64, view: &View) -> bool {
+        let stream_time_ms = self.views.clock.time_ms().unwrap_or(view.event_time_ms);
+        let admission = self.groups.admit(offset, view, stream_time_ms);
+        match admission {
+            Admission::Admitted | Admission::Again => {}
+            Admission::Unsampled => self.products.unsampled_views += 1,
+            Admission::AfterClose => self.products.views_after_group += 1,
+            Admission::Full => self.products.views_over_group += 1,
+        }
+        if matches!(admission, Admission::Admitted | Admission::Again | Admission::Full) {
+            self.views.index.need_for_group(offset, self.groups.ends_at(view));
+        }
+        admission != Admission::Again
+    }
+
+    fn close_groups(&mut self, effects: &mut Effects) {
+        let Some(stream_time_ms) = self.views.clock.time_ms() else { return };
+        while let Some(group) = self.groups.pop_ended(stream_time_ms) {
+            self.emit_group(group, effects);
+        }
+    }
+
+    fn emit_group(&mut self, group: Group, effects: &mut Effects) {
+        if group.len() < 2 {
+            self.products.single_view_groups += 1;
+            return;
+        }
+        self.products.groups += 1;
+        self.products.grouped_views += group.len() as u64;
+        self.emit(effects, || Output::behavior_group(group, &self.config.topics.behavior, self.partition));
+    }
+
+    /// The slower of both inputs.
+    fn window_clock_ms(&self) -> Option<i64> {
+        self.views.expiry_time_ms().min(self.responses.expiry_time_ms())
+    }
+
+    /// Comes after a record has been taken in, not before: an advance while idle that applies from
+    /// the next offset on has not touched this record, and a replay must see the same.
+    fn expire(&mut self) {
+        let clock_ms = self.window_clock_ms();
+        if clock_ms <= self.expired_ms {
+            return;
+        }
+        self.expired_ms = clock_ms;
+        let Some(clock_ms) = clock_ms else { return };
+        let expired = self.window.expire(clock_ms);
+        for _ in 0..expired.unanswered {
+            self.views.settle(Outcome::Unanswered, self.window.waiting_views());
+        }
+        for _ in 0..expired.unmatched {
+            self.responses.settle(Outcome::Unmatched, self.window.waiting_responses());
+        }
+    }
+
+    /// Lets go of the views with the lowest offsets while more is held than the settings allow.
+    fn evict_views(&mut self, effects: &mut Effects) {
+        let bounds = (self.config.join.max_waiting_records, self.config.join.max_waiting_bytes);
+        while self.window.held_views() + self.groups.views() > bounds.0
+            || self.window.view_bytes() + self.groups.bytes() > bounds.1
+        {
+            let (view, group) = (self.window.oldest_view(), self.groups.oldest());
+            let is_group = match (view, group) {
+                (Some(view), Some(group)) => group < view,
+                (view, _) => view.is_none(),
+            };
+            let evicted_offset = if is_group { self.evict_group() } else { self.evict_view(effects) };
+            let Some(offset) = evicted_offset else { return };
+            self.views.evicted_below = self.views.evicted_below.max(offset + 1);
+        }
+    }
+
+    fn evict_view(&mut self, effects: &mut Effects) -> Option<i64> {
+        let evicted = self.window.evict_view()?;
+        let offset = evicted.offset;
+        self.evicted(Side::Views, evicted, effects);
+        Some(offset)
+    }
+
+    fn evict_group(&mut self) -> Option<i64> {
+        let group = self.groups.evict()?;
+        self.products.views_of_evicted_groups += group.len() as u64;
+        Some(group.first_offset)
+    }
+
+    fn evict_responses(&mut self, effects: &mut Effects) {
+        let bounds = (self.config.join.max_waiting_records, self.config.join.max_waiting_bytes);
+        while self.window.held_responses() > bounds.0 || self.window.response_bytes() > bounds.1 {
+            let Some(evicted) = self.window.evict_response() else { return };
+            self.responses.evicted_below = self.responses.evicted_below.max(evicted.offset + 1);
+            self.evicted(Side::Responses, evicted, effects);
+        }
+    }
+
+    fn evicted(&mut self, side: Side, evicted: Evicted, effects: &mut Effects) {
+        let Some((key, payload)) = evicted.waiting else { return };
+        let waiting = self.waiting(side);
+        self.progress_mut(side).settle(Outcome::Evicted, waiting);
+        self.emit(effects, || {
+            let origin = self.origin(side, Outcome::Evicted.as_str(), evicted.offset);
+            Output::late(&origin, Some(key), Some(payload))
+        });
+    }
+
+    fn has_caught_up(&self) -> bool {
+        self.views.has_caught_up() && self.responses.has_caught_up()
+    }
+
+    fn end_replay(&mut self) -> Result<(), JoinFault> {
+        if self.is_replaying && self.has_caught_up() {
+            self.views.check_identity(&self.config.topics.behavior)?;
+            self.responses.check_identity(&self.config.topics.responses)?;
+            self.go_live();
+        }
+        Ok(())
+    }
+
+    /// Goes on from the committed state, which has been rebuilt.
+    fn go_live(&mut self) {
+        for side in [Side::Views, Side::Responses] {
+            let time_ms = self.progress(side).target().and_then(|target| target.stream_time_ms);
+            self.progress_mut(side).clock.reach(time_ms);
+        }
+        self.close_groups(&mut Effects::default());
+        self.expire();
+        self.let_go_of_evicted();
+        let is_lossy = !self.losses.is_empty();
+        let (views, responses) = (self.window.waiting_views(), self.window.waiting_responses());
+        let state = self.views.resume(views, is_lossy);
+        self.products = state.and_then(|state| state.products).unwrap_or_default();
+        self.responses.resume(responses, is_lossy);
+        self.is_replaying = false;
+    }
+
+    /// What was pushed out before the commit, and has been read again.
+    fn let_go_of_evicted(&mut self) {
+        let (views_below, responses_below) = (self.views.evicted_below, self.responses.evicted_below);
+        while self.window.oldest_view().is_some_and(|offset| offset < views_below) {
+            self.window.evict_view();
+        }
+        while self.groups.oldest().is_some_and(|offset| offset < views_below) {
+            self.groups.evict();
+        }
+        while self.window.oldest_response().is_some_and(|offset| offset < responses_below) {
+            self.window.evict_response();
+        }
     }
 }

@@ -1,0 +1,42 @@
+//! What every partition's join is told.
+
+use crate::contract::validate::{Limits, View};
+use crate::settings::{Join, Settings, Topics};
+
+/// Shared by all partitions of a process.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub join: Join,
+    pub topics: Topics,
+    pub limits: Limits,
+    /// Size of the sample of first records in which wrong keys stop the join, and the share of
+    /// them that does.
+    pub mis_keyed_sample_records: u64,
+    pub mis_keyed_max_ratio: f64,
+    /// A replay begins at a multiple of this many records.
+    pub(super) replay_stretch_records: u32,
+}
+
+impl Config {
+    /// `partitions`: of either input topic.
+    pub fn new(settings: &Settings, partitions: i32) -> Config {
+        Config {
+            join: settings.join.clone(),
+            topics: settings.topics.clone(),
+            limits: Limits::new(settings, partitions),
+            mis_keyed_sample_records: settings.input.mis_keyed_sample_records,
+            mis_keyed_max_ratio: settings.input.mis_keyed_max_ratio,
+            replay_stretch_records: 1_000,
+        }
+    }
+
+    /// Whether a view can have been asked about (invariant 3): its questionnaire was shown, or
+    /// nothing is known and the trigger is met.
+    pub(super) fn is_eligible(&self, view: &View) -> bool {
+        view.questionnaire_exposed.unwrap_or_else(|| {
+            let share =
+                f64::from(view.watched_ms) >= self.join.trigger_watched_ratio * f64::from(view.duration_ms);
+            view.watched_ms >= self.join.trigger_watched_ms || (view.duration_ms > 0 && share)
+        })
+    }
+}

@@ -1,0 +1,256 @@
+//! Behavior groups: the views of one request.
+//!
+//! A group is open from its first view until stream time of the views passes its request time +
+//! `group_span_ms`. So whether it is open at an offset depends on the stream time there alone: a
+//! view that itself moves stream time past the end of its own group comes too late for it, and a
+//! replay opens and closes the same groups. Idle advances do not count here.
+//!
+//! Views of one request share request id, request time and user; the user is part of the key so
+//! that two users' views are never ranked against each other.
+//!
+//! A group that a view does not fit into takes no more, not even a smaller one. Which requests are
+//! sampled is a function of the request id alone.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use hashbrown::HashTable;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+use crate::contract::validate::{Span, View};
+use crate::settings::Join;
+
+/// What a view in a group costs besides its bytes.
+const OVERHEAD_BYTES: usize = 96;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Admission {
+    Admitted,
+    /// The request is not sampled.
+    Unsampled,
+    /// Stream time has passed the end of the group.
+    AfterClose,
+    /// The group took no more.
+    Full,
+    /// The impression is in the group already.
+    Again,
+}
+
+#[derive(Debug)]
+struct Member {
+    payload: Bytes,
+    impression_id: Span,
+}
+
+/// The views of one request, in offset order.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub first_offset: i64,
+    pub request_time_ms: i64,
+    /// The greatest of its views.
+    pub event_time_ms: i64,
+    request_id: Span,
+    user_id: Span,
+    scenario: Span,
+    hash: u64,
+    members: Vec<Member>,
+    bytes: usize,
+    is_full: bool,
+}
+
+impl Group {
+    pub fn request_id(&self) -> &[u8] {
+        self.request_id.of(&self.members[0].payload)
+    }
+
+    pub fn user_id(&self) -> Bytes {
+        self.user_id.share(&self.members[0].payload)
+    }
+
+    /// Of the first view.
+    pub fn scenario(&self) -> &[u8] {
+        self.scenario.of(&self.members[0].payload)
+    }
+
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    pub fn into_views(self) -> Vec<Bytes> {
+        self.members.into_iter().map(|member| member.payload).collect()
+    }
+
+    fn new(offset: i64, view: &View, hash: u64) -> Group {
+        Group {
+            first_offset: offset,
+            request_time_ms: view.request_time_ms,
+            event_time_ms: view.event_time_ms,
+            request_id: view.request_id,
+            user_id: view.user_id,
+            scenario: view.scenario,
+            hash,
+            members: Vec::with_capacity(8),
+            bytes: 0,
+            is_full: false,
+        }
+    }
+
+    fn is_of(&self, view: &View) -> bool {
+        self.request_time_ms == view.request_time_ms
+            && self.request_id() == view.request_id()
+            && self.user_id.of(&self.members[0].payload) == view.user_id()
+    }
+
+    fn holds(&self, impression_id: &[u8]) -> bool {
+        self.members.iter().any(|member| member.impression_id.of(&member.payload) == impression_id)
+    }
+
+    fn push(&mut self, view: &View) {
+        self.event_time_ms = self.event_time_ms.max(view.event_time_ms);
+        self.bytes += view.payload.len();
+        self.members.push(Member { payload: view.payload.clone(), impression_id: view.impression_id });
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Groups {
+    span_ms: i64,
+    max_views: usize,
+    max_bytes: usize,
+    /// Requests whose hash lies below it are sampled; `None`: all.
+    sampled_below: Option<u64>,
+    slots: Vec<Option<Group>>,
+    free: Vec<u32>,
+    by_request: HashTable<u32>,
+    /// By request time, then first offset.
+    by_end: BTreeMap<(i64, i64), u32>,
+    by_offset: BTreeMap<i64, u32>,
+    views: usize,
+    bytes: usize,
+}
+
+impl Groups {
+    pub fn new(settings: &Join) -> Groups {
+        let rate = settings.behavior_sample_rate;
+        Groups {
+            span_ms: settings.group_span_ms,
+            max_views: settings.max_group_views,
+            max_bytes: settings.max_group_bytes,
+            // 2^64 is exact as a float, and the conversion saturates.
+            sampled_below: (rate < 1.0).then_some((rate * 2f64.powi(64)) as u64),
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_request: HashTable::new(),
+            by_end: BTreeMap::new(),
+            by_offset: BTreeMap::new(),
+            views: 0,
+            bytes: 0,
+        }
+    }
+
+    pub fn open(&self) -> usize {
+        self.by_offset.len()
+    }
+
+    /// Views in open groups.
+    pub fn views(&self) -> usize {
+        self.views
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes + self.views * OVERHEAD_BYTES
+    }
+
+    /// The first offset of the oldest open group.
+    pub fn oldest(&self) -> Option<i64> {
+        self.by_offset.first_key_value().map(|(offset, _)| *offset)
+    }
+
+    /// The stream time that the view's group is open up to.
+    pub fn ends_at(&self, view: &View) -> i64 {
+        view.request_time_ms.saturating_add(self.span_ms)
+    }
+
+    /// Offers a view, after stream time was moved to `stream_time_ms` by it and the groups that
+    /// ended were closed.
+    pub fn admit(&mut self, offset: i64, view: &View, stream_time_ms: i64) -> Admission {
+        let sample = xxh3_64(view.request_id());
+        if self.sampled_below.is_some_and(|bound| sample >= bound) {
+            return Admission::Unsampled;
+        }
+        if stream_time_ms > self.ends_at(view) {
+            return Admission::AfterClose;
+        }
+        let hash = xxh3_64_with_seed(view.user_id(), sample ^ view.request_time_ms.cast_unsigned());
+        let slot = self.find(view, hash);
+        if let Some(group) = slot.and_then(|slot| self.slots[slot as usize].as_mut()) {
+            if group.holds(view.impression_id()) {
+                return Admission::Again;
+            }
+            let fits = group.len() < self.max_views && group.bytes + view.payload.len() <= self.max_bytes;
+            if group.is_full || !fits {
+                group.is_full = true;
+                return Admission::Full;
+            }
+            group.push(view);
+        } else if view.payload.len() > self.max_bytes || self.max_views == 0 {
+            return Admission::Full;
+        } else {
+            let mut group = Group::new(offset, view, hash);
+            group.push(view);
+            self.insert(group);
+        }
+        self.views += 1;
+        self.bytes += view.payload.len();
+        Admission::Admitted
+    }
+
+    /// Takes the next group, by request time, that stream time has passed.
+    pub fn pop_ended(&mut self, stream_time_ms: i64) -> Option<Group> {
+        let (&(request_time_ms, _), &slot) = self.by_end.first_key_value()?;
+        (stream_time_ms > request_time_ms.saturating_add(self.span_ms)).then(|| self.remove(slot))
+    }
+
+    /// Pushes out the group with the lowest first offset.
+    pub fn evict(&mut self) -> Option<Group> {
+        let (_, &slot) = self.by_offset.first_key_value()?;
+        Some(self.remove(slot))
+    }
+
+    fn find(&self, view: &View, hash: u64) -> Option<u32> {
+        let is_of = |&slot: &u32| self.slots[slot as usize].as_ref().is_some_and(|group| group.is_of(view));
+        self.by_request.find(hash, is_of).copied()
+    }
+
+    fn insert(&mut self, group: Group) {
+        let (hash, first_offset, request_time_ms) = (group.hash, group.first_offset, group.request_time_ms);
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot as usize] = Some(group);
+                slot
+            }
+            None => {
+                self.slots.push(Some(group));
+                u32::try_from(self.slots.len() - 1).expect("join.max_waiting_records is below 2^32")
+            }
+        };
+        let slots = &self.slots;
+        let hash_of = |&slot: &u32| slots[slot as usize].as_ref().map_or(0, |group| group.hash);
+        self.by_request.insert_unique(hash, slot, hash_of);
+        self.by_end.insert((request_time_ms, first_offset), slot);
+        self.by_offset.insert(first_offset, slot);
+    }
+
+    fn remove(&mut self, slot: u32) -> Group {
+        let group = self.slots[slot as usize].take().expect("an indexed slot holds a group");
+        if let Ok(entry) = self.by_request.find_entry(group.hash, |&other| other == slot) {
+            entry.remove();
+        }
+        self.by_end.remove(&(group.request_time_ms, group.first_offset));
+        self.by_offset.remove(&group.first_offset);
+        self.free.push(slot);
+        self.views -= group.len();
+        self.bytes -= group.bytes;
+        group
+    }
+}
