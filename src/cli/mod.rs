@@ -5,6 +5,7 @@ mod services;
 mod topics;
 
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -51,7 +52,7 @@ enum Command {
     Simulate(simulate::Args),
     Demo(demo::Args),
     Score(ScoreArgs),
-    Follow(FollowArgs),
+    Follow(FollowCommand),
     /// Look at the versions of the model.
     #[command(subcommand)]
     Model(ModelCommand),
@@ -71,6 +72,15 @@ struct RunArgs {
     /// Train on although offsets that come next are gone, and record the gap (train.gap = "accept").
     #[arg(long)]
     accept_gap: bool,
+}
+
+#[derive(Args)]
+struct FollowCommand {
+    #[command(flatten)]
+    args: FollowArgs,
+    /// Serve /healthz and /metrics here (telemetry.listen is where `easq run` does).
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -117,7 +127,7 @@ impl Cli {
             Command::Run(args) => services::run(settings, args.role),
             Command::Simulate(args) => services::simulate(settings, args),
             Command::Demo(args) => services::demo(settings, args),
-            Command::Follow(args) => services::follow(settings, args),
+            Command::Follow(command) => services::follow(settings, command.args, command.listen),
             Command::Score(args) => printed(|out| Ok(score(&settings, &args, out)?)),
             Command::Model(command) => {
                 // Signals end it as they end any program that only reads.

@@ -15,10 +15,11 @@ use crate::telemetry::{self, Metrics, events};
 use crate::{demo as show, joiner, simulate as world, trainer};
 
 pub(super) fn run(settings: Settings, role: Role) -> Result<()> {
-    let metrics = telemetry::install_recorder()?;
+    let listen = Some(&settings.telemetry.listen).filter(|address| !address.is_empty());
+    let endpoints = Endpoints::new(listen.map(|address| address.parse()).transpose()?)?;
     events::Started { command: "run" }.emit();
     let settings = Arc::new(settings);
-    supervise(&settings, Some(metrics), |supervisor| {
+    supervise(&settings, Some(endpoints), |supervisor| {
         if role != Role::Trainer {
             let settings = Arc::clone(&settings);
             supervisor
@@ -35,11 +36,11 @@ pub(super) fn run(settings: Settings, role: Role) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn follow(settings: Settings, args: FollowArgs) -> Result<()> {
-    let metrics = telemetry::install_recorder()?;
+pub(super) fn follow(settings: Settings, args: FollowArgs, listen: Option<SocketAddr>) -> Result<()> {
+    let endpoints = listen.map(|listen| Endpoints::new(Some(listen))).transpose()?;
     events::Started { command: "follow" }.emit();
     let settings = Arc::new(settings);
-    supervise(&settings, Some(metrics), |supervisor| {
+    supervise(&settings, endpoints, |supervisor| {
         let settings = Arc::clone(&settings);
         supervisor
             .thread("follower", Stage::Work, Kind::Job, move |stop| commands::follow(&settings, &args, &stop))
@@ -62,15 +63,24 @@ pub(super) fn demo(settings: Settings, args: show::Args) -> Result<()> {
     })
 }
 
-/// Runs what `start` adds until it has ended or been stopped; beside it, where there are metrics,
-/// the HTTP endpoints.
+/// Metrics that are counted, and where they are served, if anywhere.
+struct Endpoints {
+    metrics: Metrics,
+    listen: Option<SocketAddr>,
+}
+
+impl Endpoints {
+    fn new(listen: Option<SocketAddr>) -> Result<Self> {
+        Ok(Self { metrics: telemetry::install_recorder()?, listen })
+    }
+}
+
+/// Runs what `start` adds until it has ended or been stopped, with the endpoints beside it.
 fn supervise(
     settings: &Settings,
-    metrics: Option<Metrics>,
+    endpoints: Option<Endpoints>,
     start: impl FnOnce(&mut Supervisor) -> Result<(), SuperviseError>,
 ) -> Result<()> {
-    let listen = Some(&settings.telemetry.listen).filter(|address| !address.is_empty());
-    let listen: Option<SocketAddr> = listen.map(|address| address.parse()).transpose()?;
     // It serves HTTP and signals; the work has threads of its own.
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -80,7 +90,7 @@ fn supervise(
     let ended = runtime.block_on(async {
         let drain_deadline = Duration::from_millis(settings.joiner.drain_deadline_ms);
         let mut supervisor = Supervisor::new(drain_deadline);
-        if let Some(metrics) = metrics {
+        if let Some(Endpoints { metrics, listen }) = endpoints {
             let draining = supervisor.stop_token();
             supervisor.task("telemetry", Stage::Endpoints, Kind::Service, |stop| {
                 telemetry::serve(listen, metrics, draining, stop)

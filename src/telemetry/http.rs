@@ -34,7 +34,9 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    #[error("cannot listen on telemetry.listen = {address}")]
+    #[error(
+        "cannot serve /metrics at {address}; choose another address (telemetry.listen), or \"\" for none"
+    )]
     Listen { address: SocketAddr, source: io::Error },
 }
 
