@@ -301,7 +301,7 @@ pub(super) fn score_pair(model: &Model, twin: &MainPath, views: &ViewTensors) ->
 
 /// The gradient of a scalar by each leaf; zeros where it does not depend on it.
 fn run_backward(total: &Tensor, leaves: &[&Tensor]) -> Vec<Tensor> {
-    let gradients = Tensor::run_backward(&[total], leaves, true, false);
+    let gradients = Tensor::run_backward(&[total], leaves, false, false);
     let defined = |(gradient, leaf): (Tensor, &&Tensor)| {
         if gradient.defined() { gradient } else { leaf.zeros_like() }
     };

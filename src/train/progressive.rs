@@ -39,7 +39,7 @@ impl Window {
     }
 
     fn push_outcome(&mut self, outcome: u8) {
-        if self.outcomes.len() == self.length
+        if self.outcomes.len() >= self.length
             && let Some(oldest) = self.outcomes.pop_front()
         {
             self.model -= u64::from(oldest / 4);
@@ -84,6 +84,17 @@ impl Window {
 pub(super) struct RunningMean(pub(super) Option<f64>);
 
 impl RunningMean {
+    /// What a saved mean of no values holds; a loss is never negative.
+    const NONE: f64 = -1.0;
+
+    pub(super) fn to_saved(self) -> f64 {
+        self.0.unwrap_or(RunningMean::NONE)
+    }
+
+    pub(super) fn from_saved(value: f64) -> RunningMean {
+        RunningMean(Some(value).filter(|&value| value != RunningMean::NONE))
+    }
+
     pub(super) fn push(&mut self, value: Option<f64>) {
         if let Some(value) = value {
             self.0 = Some(self.0.map_or(value, |mean| mean + 0.01 * (value - mean)));

@@ -62,4 +62,6 @@ pub struct BadBatch {
     pub what: &'static str,
     pub groups: usize,
     pub drawn_pairs: usize,
+    /// As in [`StepReport::dropped`].
+    pub dropped: BTreeMap<DropReason, usize>,
 }

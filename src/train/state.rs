@@ -90,7 +90,7 @@ pub(super) fn restore(settings: &Settings, placement: Placement, tensors: &mut T
         reservoir: reservoir?,
         behavior: behavior?,
         preference: preference?,
-        losses: std::array::from_fn(|i| RunningMean(Some(losses[i]).filter(|loss| !loss.is_nan()))),
+        losses: std::array::from_fn(|i| RunningMean::from_saved(losses[i])),
         steps: counts[0] as u64,
         groups_learned: counts[1] as u64,
         ..trainer
@@ -125,7 +125,7 @@ impl Trainer {
         tensors.extend(self.normalizer.save());
         tensors.extend(self.reservoir.save());
         tensors.extend([self.behavior.save(), self.preference.save()]);
-        let losses = self.losses.map(|mean| mean.0.unwrap_or(f64::NAN));
+        let losses = self.losses.map(RunningMean::to_saved);
         tensors.push(HostTensor::from_f64(LOSSES, vec![3], &losses));
         tensors.push(HostTensor::from_i64(COUNTS, &[self.steps as i64, self.groups_learned as i64]));
         sorted(tensors)

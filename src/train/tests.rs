@@ -100,6 +100,7 @@ fn learning_improves_the_ranking_and_answers_turn_it_towards_satisfaction() {
         trainer.step(&groups(step)).unwrap();
     }
     let tensors = checkpoint(&trainer);
+    assert!(tensors.iter().all(HostTensor::is_finite));
     let twin = behavior_only_tensors(&tensors).unwrap();
     let of = |tensors: &[HostTensor], value| accuracy(&settings, tensors.to_vec(), value);
     let (twin_behavior, twin_satisfaction) = (of(&twin, behavior), of(&twin, satisfaction));
@@ -161,6 +162,7 @@ fn a_step_that_is_not_finite_changes_nothing_but_what_was_drawn() {
     let mut trainer = with_dead_gates(&settings);
     (0..16).for_each(|index| assert_eq!(trainer.offer_pair(&pair(index)), Offered::Taken));
     let before = learned(&trainer);
+    assert!(before.iter().all(HostTensor::is_finite));
     let bad = trainer.step(&groups(0)).unwrap_err();
     assert_eq!((bad.what, bad.groups, bad.drawn_pairs), ("L_DPO", 16, 16));
     assert_eq!(learned(&trainer), before);

@@ -139,7 +139,12 @@ impl Trainer {
         let twin = TwinForward::new(&self.twin, &batch);
         let results = Results::fetch(&forward, &gradients, twin.as_ref());
         if let Some(what) = results.non_finite() {
-            return Err(BadBatch { what, groups: main.groups, drawn_pairs: draw.positions.len() });
+            return Err(BadBatch {
+                what,
+                groups: main.groups,
+                drawn_pairs: draw.positions.len(),
+                dropped: main.dropped,
+            });
         }
 
         self.normalizer = normalizer;
