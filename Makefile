@@ -54,6 +54,10 @@ endif
 test: setup ## Run all tests against a real Apache Kafka (ARGS=... for cargo test)
 	scripts/with-kafka cargo test $(ARGS)
 
+.PHONY: bench
+bench: setup-build ## Measure what speed depends on (ARGS=... for criterion)
+	cargo bench --bench '*' -- $(ARGS)
+
 .PHONY: lint
 lint: setup-build ## Check formatting, and lints with warnings as errors
 	cargo fmt --check
