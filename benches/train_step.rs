@@ -4,6 +4,8 @@
 #[path = "../tests/learning/mod.rs"]
 mod learning;
 
+use std::time::{Duration, Instant};
+
 use criterion::{Criterion, criterion_group, criterion_main};
 use easq::settings::Dpo;
 use easq::train::Trainer;
@@ -17,13 +19,19 @@ fn train_step(criterion: &mut Criterion) {
         let mut trainer = Trainer::new(&settings(dpo)).expect("a CPU");
         let (mut step, mut offered) = (0, 0);
         criterion.bench_function(&format!("step of 16 groups, 16 pairs, {dpo:?}"), |bencher| {
-            bencher.iter(|| {
-                for _ in 0..16 {
-                    trainer.offer_pair(&pairs[offered % pairs.len()]);
-                    offered += 1;
+            bencher.iter_custom(|iterations| {
+                let mut elapsed = Duration::ZERO;
+                for _ in 0..iterations {
+                    for _ in 0..16 {
+                        trainer.offer_pair(&pairs[offered % pairs.len()]);
+                        offered += 1;
+                    }
+                    step += 1;
+                    let started = Instant::now();
+                    trainer.step(&batches[step % batches.len()]).expect("finite samples");
+                    elapsed += started.elapsed();
                 }
-                step += 1;
-                trainer.step(&batches[step % batches.len()]).expect("finite samples")
+                elapsed
             });
         });
     }
