@@ -8,7 +8,7 @@ use crate::settings::Partitioner;
 pub enum JoinFault {
     #[error(
         "{mis_keyed} of the first {records} records of '{topic}' partition {partition} are mis-keyed: their key is \
-         not their user_id, or does not belong to this partition under input.partitioner = {configured:?}; {remedy}"
+         not their user_id, or does not belong to this partition under input.partitioner = {configured}; {remedy}"
     )]
     MisKeyed {
         topic: String,

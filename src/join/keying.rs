@@ -61,7 +61,7 @@ impl KeyingCheck {
             Some(suggested) if suggested == configured => {
                 "the partitioner fits the keys: key the records by user_id".to_owned()
             }
-            Some(suggested) => format!("input.partitioner = {suggested:?} would fit"),
+            Some(suggested) => format!("input.partitioner = {suggested} would fit"),
             None => "no known partitioner fits: key the records by user_id, with one of them".to_owned(),
         };
         JoinFault::MisKeyed {

@@ -86,24 +86,37 @@ impl Instance<'_> {
                     return Ok(None);
                 };
                 let join = PartitionJoin::new(self.config.clone(), number, views, responses);
-                for loss in join.retention_losses() {
-                    events::WindowLost {
-                        topic: self.membership.topic(loss.side),
-                        partition: number,
-                        offsets: (loss.from_offset, loss.to_offset),
-                        times_ms: (loss.from_time_ms, loss.to_time_ms),
-                    }
-                    .emit();
-                }
+                self.report_losses(number, &join);
                 Ok(Some(Partition::new(number, join, Phase::Tail(Box::new(tail)), Instant::now())))
             }
             (None, None) => self.begin(number),
-            _ => Err(JoinerError::OneSided {
-                group: self.settings.joiner.group.clone(),
-                behavior: self.settings.topics.behavior.clone(),
-                responses: self.settings.topics.responses.clone(),
-                partition: number,
-            }),
+            (Some(_), None) => Err(self.one_sided(Side::Views, number)),
+            (None, Some(_)) => Err(self.one_sided(Side::Responses, number)),
+        }
+    }
+
+    /// Says loudly what retention has removed of what is still needed: records that were consumed
+    /// and wait in the window, and records that nobody has read.
+    fn report_losses(&self, partition: i32, join: &PartitionJoin) {
+        for loss in join.retention_losses() {
+            let topic = self.membership.topic(loss.side);
+            events::RecordsLost {
+                topic,
+                partition,
+                offsets: (loss.from_offset, loss.to_offset),
+                times_ms: (loss.from_time_ms, loss.to_time_ms),
+            }
+            .emit();
+        }
+    }
+
+    /// The broker forgets a group's offsets of a topic that is deleted.
+    fn one_sided(&self, with: Side, partition: i32) -> JoinerError {
+        JoinerError::OneSided {
+            group: self.settings.joiner.group.clone(),
+            with: self.membership.topic(with).to_string(),
+            without: self.membership.topic(with.other()).to_string(),
+            partition,
         }
     }
 
@@ -129,9 +142,6 @@ impl Instance<'_> {
                 committed: committed.offset,
                 end,
             });
-        }
-        if committed.offset < low {
-            events::UnreadRecordsLost { topic, partition, offsets: (committed.offset, low) }.emit();
         }
         Ok(Some(join::Start::Resume { state, low_watermark: low }))
     }

@@ -24,10 +24,11 @@ pub enum JoinerError {
     )]
     OffsetBeyondEnd { group: String, topic: String, partition: i32, committed: i64, end: i64 },
     #[error(
-        "group '{group}' has committed offsets of partition {partition} for one of '{behavior}' and '{responses}' \
-         alone: they were reset by hand; use a new joiner.group with new output topics"
+        "group '{group}' has committed offsets of '{with}' partition {partition} but none of '{without}': that \
+         topic was deleted and created again, or its offsets were reset by hand; use a new joiner.group with new \
+         output topics"
     )]
-    OneSided { group: String, behavior: String, responses: String, partition: i32 },
+    OneSided { group: String, with: String, without: String, partition: i32 },
     #[error(
         "group '{group}' has no committed offsets of partition {partition}, but '{topic}' holds outputs of it \
          (offset {offset}): they would be written again; name the group that wrote them (joiner.group; its \

@@ -263,12 +263,16 @@ impl<'a> Instance<'a> {
         self.completed_ms.clear();
     }
 
-    /// Between commits only the lag of a partition changes.
+    /// Shows what a new owner has found committed, and how the lag of a partition changes between
+    /// commits.
     fn show_lag_if_due(&mut self) {
         if self.last_report.elapsed() < REPORT_INTERVAL {
             return;
         }
         self.last_report = Instant::now();
+        for partition in self.partitions.values_mut().filter(|partition| partition.is_to_be_shown()) {
+            partition.committed = Some(report::committed(&partition.join, &self.settings.topics));
+        }
         for (&number, partition) in &self.partitions {
             if let Some(report) = self.report(partition) {
                 partitions::report(number, report);

@@ -158,6 +158,11 @@ impl Partition {
         }
     }
 
+    /// True while nothing of the join differs from what is committed, and that is not shown yet.
+    pub(super) fn is_to_be_shown(&self) -> bool {
+        matches!(self.phase, Phase::Live) && !self.is_changed && self.committed.is_none()
+    }
+
     /// What to commit, when there is something to commit.
     pub(super) fn frontier(&mut self) -> Option<Frontier> {
         (matches!(self.phase, Phase::Live) && self.is_changed).then(|| self.join.frontier())

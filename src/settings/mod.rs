@@ -104,6 +104,16 @@ pub enum Partitioner {
     ConsistentRandom,
 }
 
+impl std::fmt::Display for Partitioner {
+    /// As a person writes it in the settings.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Murmur2Random => "murmur2_random",
+            Self::ConsistentRandom => "consistent_random",
+        })
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Features {

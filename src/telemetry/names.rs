@@ -73,8 +73,8 @@ table! {
         "Time from the assignment of a partition to its first new output.";
     JOINER_LABEL_SECONDS "easq_joiner_label_seconds" Histogram []
         "Time from the writing of the record that completed a label to the commit of the label.";
-    JOINER_LOST_OFFSETS "easq_joiner_lost_offsets_total" Counter ["topic", "partition", "kind"]
-        "Input offsets that retention removed too early: window (needed again after a restart) or unread.";
+    JOINER_LOST_OFFSETS "easq_joiner_lost_offsets_total" Counter ["topic", "partition"]
+        "Input offsets that retention removed before the join had done with them.";
     JOINER_DROPPED_RECORDS "easq_joiner_dropped_records_total" Counter ["instance"]
         "Records handed out a second time or of partitions not owned, and dropped: any is a defect.";
     KAFKA_UNAVAILABLE "easq_kafka_unavailable" Gauge ["client"]

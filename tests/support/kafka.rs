@@ -228,9 +228,12 @@ impl Kafka {
     pub fn committed(&self, group: &str, topic: &str, partition: i32) -> Option<(i64, String)> {
         let client: BaseConsumer =
             self.client().set("group.id", group).create().expect("a valid client configuration");
-        let mut wanted = TopicPartitionList::new();
-        wanted.add_partition(topic, partition);
-        let found = client.committed_offsets(wanted, ANSWER_WITHIN).expect("the group's offsets");
+        // A broker that has just started answers that it is not yet the coordinator of the group.
+        let found = super::eventually_some(ANSWER_WITHIN, "the group's offsets are known", || {
+            let mut wanted = TopicPartitionList::new();
+            wanted.add_partition(topic, partition);
+            client.committed_offsets(wanted, ANSWER_WITHIN).ok()
+        });
         let element = found.find_partition(topic, partition)?;
         match element.offset() {
             Offset::Offset(offset) => Some((offset, element.metadata().to_owned())),

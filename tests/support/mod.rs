@@ -5,11 +5,14 @@
 #![allow(dead_code, unused_imports)] // each binary uses a part of it
 
 mod events;
+pub mod joiners;
 mod kafka;
 mod line;
+pub mod oracle;
 mod process;
 mod python;
 mod wait;
+pub mod world;
 
 pub use events::{response, view};
 pub use kafka::{Input, Kafka, Record};

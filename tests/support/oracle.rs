@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use easq::contract::v1::{
-    Answer, BehaviorEvent, BehaviorGroup, LabelledView, PairScope, PreferencePair, QuestionnaireResponse, Source,
+    Answer, BehaviorEvent, BehaviorGroup, LabelledView, PairScope, PreferencePair, QuestionnaireResponse,
+    Source,
 };
 use easq::settings::{Join, Topics};
 use prost::Message;
@@ -20,9 +21,9 @@ pub struct JoinTruth {
     pub labelled: Vec<LabelledView>,
     pub groups: Vec<BehaviorGroup>,
     pub late: BTreeSet<Address>,
-    /// Copies of a view that another record had brought already; the same of answers to it.
+    /// Copies that must be recognised: those of eligible views, and those that come while the group
+    /// of their request is open.
     pub duplicate_views: u64,
-    pub duplicate_responses: u64,
 }
 
 /// A valid record in time, decoded.
@@ -46,7 +47,10 @@ pub fn join(
     for partition in partitions {
         let valid = |topic: &str, records: &[Record]| -> Vec<Record> {
             let of_partition = records.iter().filter(|record| record.partition == partition);
-            of_partition.filter(|r| !malformed.contains(&(topic.to_owned(), partition, r.offset))).cloned().collect()
+            of_partition
+                .filter(|r| !malformed.contains(&(topic.to_owned(), partition, r.offset)))
+                .cloned()
+                .collect()
         };
         let lateness_ms = settings.allowed_lateness_ms;
         let views = in_time::<BehaviorEvent>(
@@ -63,7 +67,7 @@ pub fn join(
             |response| response.event_time_ms,
             &mut truth.late,
         );
-        let (views, copies, stream_time_ms) = first_of_each_impression(views);
+        let (views, copies, stream_time_ms) = first_of_each_impression(settings, views);
         truth.duplicate_views += copies;
         truth.groups.extend(groups(topics, settings, partition, &views, stream_time_ms));
         label(topics, settings, partition, &views, &responses, &mut truth);
@@ -95,15 +99,22 @@ fn in_time<T: Message + Default>(
     in_time
 }
 
-/// The views without the copies of any, how many those were, and the last stream time.
-fn first_of_each_impression(views: Vec<InTime<BehaviorEvent>>) -> (Vec<InTime<BehaviorEvent>>, u64, i64) {
+/// The views without the copies of any, how many recognisable copies there were, and the last
+/// stream time.
+fn first_of_each_impression(
+    settings: &Join,
+    views: Vec<InTime<BehaviorEvent>>,
+) -> (Vec<InTime<BehaviorEvent>>, u64, i64) {
     let stream_time_ms = views.last().map_or(i64::MIN, |view| view.stream_time_ms);
-    let all = views.len();
     let mut seen = HashSet::new();
-    let firsts: Vec<_> =
-        views.into_iter().filter(|view| seen.insert(view.event.impression_id.clone())).collect();
-    let copies = (all - firsts.len()) as u64;
-    (firsts, copies, stream_time_ms)
+    let (firsts, copies): (Vec<_>, Vec<_>) =
+        views.into_iter().partition(|view| seen.insert(view.event.impression_id.clone()));
+    let recognisable = copies.iter().filter(|copy| {
+        let group_is_open = copy.stream_time_ms <= copy.event.request_time_ms + settings.group_span_ms;
+        is_eligible(settings, &copy.event) || group_is_open
+    });
+    let count = recognisable.count() as u64;
+    (firsts, count, stream_time_ms)
 }
 
 fn is_eligible(settings: &Join, view: &BehaviorEvent) -> bool {
@@ -141,8 +152,7 @@ fn label(
             continue;
         }
         if !answered.insert(view.offset) {
-            truth.duplicate_responses += 1;
-            continue;
+            continue; // the answer with the lowest offset is the label
         }
         truth.labelled.push(LabelledView {
             view: Some(view.event.clone()),
@@ -205,13 +215,15 @@ pub fn pairs(settings: &Join, labelled: &[LabelledView]) -> Vec<PreferencePair> 
         };
         let of_user = newest(&|old| user(old) == user(new), settings.max_pairs_per_label);
         let (partners, scope) = if of_user.is_empty() {
-            (newest(&|old| scenario(old) == scenario(new), settings.max_scenario_pairs), PairScope::SameScenario)
+            (
+                newest(&|old| scenario(old) == scenario(new), settings.max_scenario_pairs),
+                PairScope::SameScenario,
+            )
         } else {
             (of_user, PairScope::SameUser)
         };
         pairs.extend(partners.into_iter().map(|old| {
-            let (chosen, rejected) =
-                if answer(new) == Answer::Satisfied { (new, old) } else { (old, new) };
+            let (chosen, rejected) = if answer(new) == Answer::Satisfied { (new, old) } else { (old, new) };
             PreferencePair {
                 chosen: Some(chosen.clone()),
                 rejected: Some(rejected.clone()),

@@ -6,7 +6,7 @@ use rdkafka::error::KafkaError;
 pub enum MembershipError {
     #[error(
         "topics.behavior '{behavior}' has {behavior_partitions} partitions, topics.responses '{responses}' \
-         has {responses_partitions}: a user's views and responses meet in one partition only when both \
+         has {responses_partitions} partitions: a user's views and responses meet in one partition only when both \
          topics have the same number; create one of them anew with the other's number"
     )]
     UnequalPartitions {

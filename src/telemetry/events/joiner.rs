@@ -104,21 +104,23 @@ impl LabelsCommitted<'_> {
     }
 }
 
-/// Retention removed records that the window of a partition still needs: answers to the views among
-/// them are lost.
-pub struct WindowLost<'a> {
+/// Retention removed records that a partition still needs: consumed ones that its window needs again
+/// after a restart, and ones that were never read. Labels of them are lost.
+pub struct RecordsLost<'a> {
     pub topic: &'a str,
     pub partition: i32,
     /// From, and up to without.
     pub offsets: (i64, i64),
-    /// Stream time at both ends, Unix milliseconds.
+    /// Stream time before the first of them, and at the committed offset; Unix milliseconds.
     pub times_ms: (Option<i64>, Option<i64>),
 }
 
-impl WindowLost<'_> {
+impl RecordsLost<'_> {
     pub fn emit(self) {
         let Self { topic, partition, offsets: (from, until), times_ms: (from_ms, until_ms) } = self;
-        lost_offsets(topic, partition, "window", from, until);
+        let lost = u64::try_from(until.saturating_sub(from)).unwrap_or(0);
+        let labels = [("topic", topic.to_owned()), ("partition", partition.to_string())];
+        counter!(names::JOINER_LOST_OFFSETS, &labels).increment(lost);
         let span_seconds = from_ms.zip(until_ms).map(|(from, until)| until.saturating_sub(from) / 1_000);
         error!(
             topic,
@@ -126,33 +128,10 @@ impl WindowLost<'_> {
             from,
             until,
             ?span_seconds,
-            "retention removed records that the join window still needs; labels may be lost: retention must \
+            "retention removed records that the join still needs, and their labels with them: retention must \
              exceed join.window_ms and the longest pause of the joiner"
         );
     }
-}
-
-/// Retention removed records before any joiner read them.
-pub struct UnreadRecordsLost<'a> {
-    pub topic: &'a str,
-    pub partition: i32,
-    /// From, and up to without.
-    pub offsets: (i64, i64),
-}
-
-impl UnreadRecordsLost<'_> {
-    pub fn emit(self) {
-        let Self { topic, partition, offsets: (from, until) } = self;
-        lost_offsets(topic, partition, "unread", from, until);
-        error!(topic, partition, from, until, "retention removed records that were never read");
-    }
-}
-
-fn lost_offsets(topic: &str, partition: i32, kind: &'static str, from: i64, until: i64) {
-    let lost = u64::try_from(until.saturating_sub(from)).unwrap_or(0);
-    let (topic, partition) = (topic.to_owned(), partition.to_string());
-    counter!(names::JOINER_LOST_OFFSETS, "topic" => topic, "partition" => partition, "kind" => kind)
-        .increment(lost);
 }
 
 /// The broker handed out records again, or of partitions that are not owned.

@@ -1,0 +1,121 @@
+//! Joiner processes on a line, and what can be seen of their work from outside.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use easq::contract::Side;
+use easq::join::InputState;
+use prost::Message;
+
+use super::oracle::Address;
+use super::{Easq, Kafka, Line, Record, eventually};
+
+/// Long enough for any step of a test on a busy machine.
+pub const SOON: Duration = Duration::from_secs(120);
+
+/// A process of `easq run --role joiner` with a static name and its own metrics endpoint.
+pub struct Joiner {
+    pub process: Easq,
+    address: String,
+}
+
+impl Joiner {
+    pub fn start(line: &Line, instance_id: &str) -> Self {
+        // Free at this moment; the process takes it at once.
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("a bound address").to_string();
+        drop(listener);
+        let line = line.clone().set("joiner.instance_id", instance_id).set("telemetry.listen", &address);
+        Self { process: line.start(&["run", "--role", "joiner"]), address }
+    }
+
+    /// SIGTERM; it must drain and exit with code 0.
+    #[track_caller]
+    pub fn stop(mut self) {
+        self.process.terminate();
+        let status = self.process.wait(SOON);
+        assert_eq!(status.code(), Some(0), "{}", self.process.output());
+    }
+
+    /// The samples of one metric, by their labels as they stand in the text.
+    pub fn metric(&self, name: &str) -> BTreeMap<String, f64> {
+        let text = get(&self.address, "/metrics");
+        let samples = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('{'));
+        samples
+            .map(|sample| {
+                let (labels, value) = sample.rsplit_once("} ").expect("labels and a value");
+                (labels.to_owned(), value.parse().expect("a number"))
+            })
+            .collect()
+    }
+}
+
+fn get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("the endpoint of a running process");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").expect("a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer in UTF-8");
+    answer
+}
+
+/// The value of a label in the text of a sample's labels.
+pub fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
+    labels.split(',').find_map(|pair| pair.strip_prefix(name)?.strip_prefix("=\"")?.strip_suffix('"'))
+}
+
+/// Both inputs of a line, with their topics.
+pub fn inputs(line: &Line) -> [(Side, String); 2] {
+    let topics = line.settings().topics;
+    [(Side::Views, topics.behavior), (Side::Responses, topics.responses)]
+}
+
+/// The state that the group has committed with the offset of one input partition.
+pub fn committed(line: &Line, topic: &str, partition: i32) -> Option<InputState> {
+    let group = line.settings().joiner.group;
+    let (offset, metadata) = Kafka::shared().committed(&group, topic, partition)?;
+    Some(InputState::decode(offset, &metadata).expect("state of this program"))
+}
+
+/// Records of both inputs that the group has consumed and committed.
+pub fn consumed_records(line: &Line, partitions: i32) -> u64 {
+    let one = |topic: &str, partition| committed(line, topic, partition).map_or(0, |s| s.outcomes.consumed());
+    inputs(line).iter().flat_map(|(_, topic)| (0..partitions).map(move |p| one(topic, p))).sum()
+}
+
+/// Waits until everything that lies in both inputs is consumed and committed.
+#[track_caller]
+pub fn consumed_to_the_end(line: &Line, partitions: i32) {
+    for (_, topic) in inputs(line) {
+        for partition in 0..partitions {
+            let (_, end) = Kafka::shared().watermarks(&topic, partition);
+            let what = format!("'{topic}' partition {partition} is consumed up to {end}");
+            eventually(SOON, &what, || {
+                let next = committed(line, &topic, partition).map_or(0, |state| state.next_offset);
+                end == 0 || next >= end
+            });
+        }
+    }
+}
+
+/// Messages of an output topic in the order of partition and offset.
+pub fn messages<M: Message + Default>(topic: &str) -> Vec<M> {
+    Kafka::shared().read_to_end(topic).iter().map(Record::decode).collect()
+}
+
+/// Where the records of `topics.late` or `topics.dead_letters` came from. Fails when one is there twice.
+#[track_caller]
+pub fn origins(records: &[Record]) -> BTreeSet<Address> {
+    let number = |record: &Record, name: &str| -> i64 {
+        record.header(name).expect("a header with the origin").parse().expect("a number")
+    };
+    let mut origins = BTreeSet::new();
+    for record in records {
+        let topic = record.header("topic").expect("a header with the topic");
+        let partition = i32::try_from(number(record, "partition")).expect("a partition number");
+        let origin = (topic, partition, number(record, "offset"));
+        assert!(origins.insert(origin.clone()), "{origin:?} is there twice");
+    }
+    origins
+}

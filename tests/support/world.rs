@@ -1,0 +1,63 @@
+//! The synthetic world's records, with faults, in the two input topics of a line.
+
+use std::collections::BTreeSet;
+
+use easq::settings::{Partitioner, Settings};
+use easq::simulate::{Delivery, Fault, FaultRates, Partitioning, World, WorldConfig};
+
+use super::oracle::Address;
+use super::{Input, Kafka, Line};
+
+/// Every fault that a log has, often enough to matter in a few ten thousand records.
+pub const FAULTS: FaultRates = FaultRates { duplicates: 0.02, late: 0.01, orphans: 0.2, malformed: 0.005 };
+
+/// Questionnaires are far more frequent than in life, so that a short stream has many labels.
+pub fn deliveries(
+    settings: &Settings,
+    views: u64,
+    span_ms: i64,
+    seed: u64,
+    partitions: i32,
+) -> Vec<Delivery> {
+    let config = WorldConfig {
+        seed,
+        views,
+        span_ms,
+        exposure: 0.3,
+        answer_rate: 0.3,
+        ..WorldConfig::new(&settings.simulate, settings.features.schema_version)
+    };
+    let world = World::new(config).expect("a world that can be");
+    let partitioning = Partitioning { partitions, partitioner: Partitioner::Murmur2Random };
+    world.deliveries(FAULTS, partitioning).collect()
+}
+
+/// Writes `deliveries` in their order; returns where the malformed ones went.
+pub fn write(line: &Line, deliveries: &[Delivery]) -> BTreeSet<Address> {
+    let topics = line.settings().topics;
+    let mut malformed = BTreeSet::new();
+    for (topic, input) in [
+        (&topics.behavior, easq::simulate::Input::Behavior),
+        (&topics.responses, easq::simulate::Input::Responses),
+    ] {
+        let of_input: Vec<&Delivery> = deliveries.iter().filter(|delivery| delivery.input == input).collect();
+        let records: Vec<Input> = of_input.iter().map(|delivery| record(delivery)).collect();
+        let addresses = Kafka::shared().produce(topic, &records);
+        for (delivery, (partition, offset)) in of_input.iter().zip(addresses) {
+            if matches!(delivery.fault, Some(Fault::Malformed(_))) {
+                malformed.insert((topic.clone(), partition, offset));
+            }
+        }
+    }
+    malformed
+}
+
+fn record(delivery: &Delivery) -> Input {
+    Input {
+        partition: delivery.partition,
+        key: Some(delivery.key.to_vec()),
+        payload: delivery.payload.as_ref().map(|payload| payload.to_vec()),
+        timestamp_ms: Some(delivery.arrived_ms),
+        ..Input::default()
+    }
+}
