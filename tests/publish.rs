@@ -213,7 +213,8 @@ fn invariant_8_a_version_with_a_wrong_digest_or_a_missing_page_is_refused_and_th
     let before = current_tensors(dir.path());
 
     let (_, end) = Kafka::shared().watermarks(&model.page_topic(), 0);
-    let broken: [(&str, fn(&mut v1::Tensor, i64)); 3] = [
+    type Damage = fn(&mut v1::Tensor, i64);
+    let broken: [(&str, Damage); 3] = [
         ("SHA-256 of the page", |tensor, _| tensor.pages[0].sha256 = vec![2; 32].into()),
         ("its SHA-256 is not", |tensor, _| tensor.sha256 = vec![1; 32].into()),
         ("is gone", |tensor, end| {
