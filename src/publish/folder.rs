@@ -5,10 +5,9 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use tracing::warn;
-
 use crate::contract::v1;
 use crate::model::HostTensor;
+use crate::telemetry::events::{FolderFaulty, NotRemoved};
 
 use super::error::PublishError;
 use super::pages::sha256;
@@ -58,7 +57,7 @@ impl Folder {
         match read_whole(&current, model) {
             Ok(version) => Some(version),
             Err(reason) => {
-                warn!(path = %current.display(), "the version in place is loaded again: {reason}");
+                FolderFaulty { path: &current, reason: &reason }.emit();
                 None
             }
         }
@@ -134,7 +133,7 @@ fn remove(path: &Path) {
         if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            warn!(path = %path.display(), "cannot be removed: {error}");
+            NotRemoved { path, error: &error }.emit();
         }
         _ => {}
     }

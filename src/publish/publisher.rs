@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use prost::Message;
-use tracing::warn;
 
 use crate::contract::v1;
 use crate::kafka::topics::Admin;
@@ -14,7 +13,7 @@ use crate::kafka::{GroupMetadata, NextOffset, Outgoing};
 use crate::model::{Architecture, HostTensor};
 use crate::settings::Settings;
 use crate::supervise::StopToken;
-use crate::telemetry::events::VersionPublished;
+use crate::telemetry::events::{PagesNotTrimmed, PublishAborted, VersionPublished};
 
 use super::error::PublishError;
 use super::page_reader::PageReader;
@@ -217,10 +216,7 @@ impl Publisher {
                 Err(PublishError::Transaction(error)) if error.must_abort() => {
                     self.producer.abort()?;
                     reason = error.to_string();
-                    warn!(
-                        version = draft.manifest.version,
-                        "the version's transaction was aborted: {reason}"
-                    );
+                    PublishAborted { version: draft.manifest.version, reason: &reason }.emit();
                     self.stop.wait(BETWEEN_ATTEMPTS);
                 }
                 result => return result,
@@ -308,7 +304,10 @@ impl Publisher {
         let topic = self.settings.topics.model(&self.settings.model.name);
         match self.admin.delete_records_below(&topic, 0, bound) {
             Ok(_) => self.trimmed_below = bound,
-            Err(error) => warn!(topic, bound, "pages that no kept version needs stay for now: {error}"),
+            Err(error) => {
+                let reason = error.to_string();
+                PagesNotTrimmed { topic: &topic, below_offset: bound, reason: &reason }.emit();
+            }
         }
     }
 }

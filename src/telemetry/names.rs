@@ -84,6 +84,10 @@ table! {
         "1 while this process trains the model, 0 while it stands by.";
     TRAINER_LAG_RECORDS "easq_trainer_lag_records" Gauge ["topic", "partition"]
         "Samples between the trainer's position and the end of the partition.";
+    TRAINER_LOST_OFFSETS "easq_trainer_lost_offsets_total" Counter ["topic", "partition"]
+        "Input offsets that were gone before they were learned, and accepted as a gap.";
+    TRAINER_REPEATED_RECORDS "easq_trainer_repeated_records_total" Counter ["topic"]
+        "Records handed out a second time, and dropped: any is a defect.";
     TRAINER_SAMPLES "easq_trainer_samples_total" Counter ["kind"]
         "Samples taken into training: group or pair.";
     TRAINER_DROPPED "easq_trainer_dropped_samples_total" Counter ["kind", "reason"]
@@ -100,6 +104,14 @@ table! {
         "Progressive share of pairs ranked right before they were learned: of the model and its twin, on behavior and preference.";
     TRAIN_GRADIENT_NORM "easq_train_gradient_norm" Gauge ["group"]
         "Gradient norm of the last step, before clipping.";
+    TRAIN_CLIPPED_STEPS "easq_train_clipped_steps_total" Counter []
+        "Steps whose gradient was clipped (train.clip_norm).";
+    TRAIN_PREFERENCE_STEPS "easq_train_preference_steps_total" Counter []
+        "Steps that drew preference pairs.";
+    TRAIN_DEAD_GATES "easq_train_dead_gates_ratio" Gauge ["expert"]
+        "Share of the last batch's views for which the gate of a main expert was 0; of expert all, every gate.";
+    TRAIN_SCORE "easq_train_score" Gauge ["head", "statistic"]
+        "Scores of the last batch: mean and min, of the main and the satisfaction head.";
     TRAIN_RESERVOIR_PAIRS "easq_train_reservoir_pairs" Gauge ["state"]
         "Preference pairs in the label reservoir: never_used or used.";
 
@@ -113,6 +125,8 @@ table! {
         "Pages of published versions: written or reused.";
     PUBLISH_BYTES "easq_publish_bytes_total" Counter ["state"]
         "Bytes of these pages.";
+    PUBLISH_ABORTS "easq_publish_aborts_total" Counter []
+        "Transactions of a version that were aborted and tried again.";
     PUBLISH_SECONDS "easq_publish_seconds" Histogram []
         "Time of a publish, from the tensors to the commit.";
 

@@ -9,13 +9,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{SendTimeoutError, Sender};
 use prost::Message;
-use tracing::warn;
 
 use crate::kafka::Record;
 use crate::kafka::reader::{LogReader, ReadError};
 use crate::settings::Gap;
 use crate::supervise::StopToken;
-use crate::telemetry::events::TrainerLag;
+use crate::telemetry::events::{GapAccepted, RecordRepeated, TrainerLag};
 
 use super::error::TrainerError;
 use super::progress::Partition;
@@ -94,12 +93,8 @@ impl<T: Message + Default> Input<T> {
     fn arrival(&mut self, record: &Record) -> Option<Arrival<T>> {
         let next = self.positions.get_mut(&record.partition)?;
         if record.offset < *next {
-            warn!(
-                topic = self.topic,
-                partition = record.partition,
-                offset = record.offset,
-                "a record came twice and was dropped: this is a defect"
-            );
+            let (topic, partition, offset) = (&*self.topic, record.partition, record.offset);
+            RecordRepeated { topic, partition, offset }.emit();
             return None;
         }
         *next = record.offset + 1;
@@ -116,13 +111,7 @@ impl<T: Message + Default> Input<T> {
     fn on_gone(&mut self, held: Held, offset: i64) -> Result<Option<Arrival<T>>, TrainerError> {
         let Some(low) = resume::judge(&held, offset, self.gap)? else { return Ok(None) };
         let partition = held.partition;
-        warn!(
-            topic = self.topic,
-            partition = partition.number,
-            offset,
-            low,
-            "records were gone before they were learned; going on behind them"
-        );
+        GapAccepted { topic: &self.topic, partition: partition.number, offsets: (offset, low) }.emit();
         self.positions.insert(partition.number, low);
         self.assign()?;
         Ok(Some(Arrival { partition, what: What::Gap { to_offset: low } }))

@@ -290,6 +290,15 @@ impl Learner {
         .into_iter()
         .filter_map(|(term, loss)| loss.map(|loss| (term, loss)))
         .collect();
+        let scores: Vec<(&'static str, &'static str, f64)> = [
+            ("main", "mean", Some(report.score_mean)),
+            ("main", "min", Some(report.score_min)),
+            ("satisfaction", "mean", report.satisfaction_mean),
+            ("satisfaction", "min", report.satisfaction_min),
+        ]
+        .into_iter()
+        .filter_map(|(head, statistic, score)| score.map(|score| (head, statistic, score)))
+        .collect();
         StepTrained {
             step: report.step,
             groups: report.groups as u64,
@@ -303,6 +312,11 @@ impl Learner {
                 ("twin", "preference", progressive.behavior_only_preference_win_rate),
             ],
             gradient_norms: &[("backbone", report.gradient_norm)],
+            clipped: report.clipped,
+            drew_pairs: report.drawn_pairs > 0,
+            dead_gates: &report.dead_gates,
+            all_gates_dead: report.all_gates_dead,
+            scores: &scores,
             never_used_pairs,
             used_pairs,
         }

@@ -25,13 +25,12 @@ use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use tracing::info;
 
 use crate::kafka::ownership::{Owned, Ownership};
 use crate::publish::{Candidate, Published, Publisher};
 use crate::settings::Settings;
 use crate::supervise::StopToken;
-use crate::telemetry::events::{OwnershipGained, OwnershipLost};
+use crate::telemetry::events::{OwnershipGained, OwnershipLost, StandingBy};
 
 pub use error::TrainerError;
 use input::Input;
@@ -74,7 +73,7 @@ fn stand_by(ownership: &Ownership, model: &str, stop: &StopToken) -> Result<bool
         }
         if !said {
             said = true;
-            info!(model, "standing by until this process owns the model");
+            StandingBy { model }.emit();
         }
     }
     Ok(false)

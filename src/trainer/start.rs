@@ -3,8 +3,6 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use tracing::info;
-
 use crate::kafka::reader::LogReader;
 use crate::kafka::transaction::TransactionalProducer;
 use crate::publish::Publisher;
@@ -13,6 +11,7 @@ use crate::publish::page_reader::PageReader;
 use crate::publish::registry::RegistryReader;
 use crate::settings::Settings;
 use crate::supervise::StopToken;
+use crate::telemetry::events::TrainingBegins;
 use crate::train::Trainer;
 
 use super::error::TrainerError;
@@ -71,10 +70,7 @@ pub fn start(settings: &Settings, halt: &StopToken) -> Result<Started, TrainerEr
     resume::fit(&mut progress, &held, settings.train.gap)?;
 
     let parent = checkpoint.as_ref().map(|manifest| manifest.version);
-    match parent {
-        Some(version) => info!(model, version, step = trainer.steps(), "training goes on from a checkpoint"),
-        None => info!(model, "training begins: the registry holds no checkpoint"),
-    }
+    TrainingBegins { model, checkpoint: parent, step: trainer.steps() }.emit();
     let publisher = Publisher::new(settings, producer, registry, parent, halt)?;
     let event_time_watermark_ms = checkpoint.map_or(0, |manifest| manifest.event_time_watermark_ms);
     let learned = Learned { trainer, progress, event_time_watermark_ms, is_resumed: parent.is_some() };

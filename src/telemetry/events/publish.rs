@@ -1,3 +1,5 @@
+use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use metrics::{counter, gauge, histogram};
@@ -41,6 +43,62 @@ impl VersionPublished {
             elapsed = ?self.elapsed,
             "version published"
         );
+    }
+}
+
+/// A version's transaction was taken back, and is tried again.
+pub struct PublishAborted<'a> {
+    pub version: u64,
+    pub reason: &'a str,
+}
+
+impl PublishAborted<'_> {
+    pub fn emit(self) {
+        counter!(names::PUBLISH_ABORTS).increment(1);
+        warn!(version = self.version, "the version's transaction was aborted: {}", self.reason);
+    }
+}
+
+/// Pages that no kept version needs could not be deleted; it is tried again with a later version.
+pub struct PagesNotTrimmed<'a> {
+    pub topic: &'a str,
+    /// What lies below this offset is not needed.
+    pub below_offset: i64,
+    pub reason: &'a str,
+}
+
+impl PagesNotTrimmed<'_> {
+    pub fn emit(self) {
+        warn!(
+            topic = self.topic,
+            below_offset = self.below_offset,
+            "pages that no kept version needs are still there: {}",
+            self.reason
+        );
+    }
+}
+
+/// What lies in a follower's folder is not the whole version that it should be.
+pub struct FolderFaulty<'a> {
+    pub path: &'a Path,
+    pub reason: &'a str,
+}
+
+impl FolderFaulty<'_> {
+    pub fn emit(self) {
+        warn!(path = %self.path.display(), "the version in place is loaded again: {}", self.reason);
+    }
+}
+
+/// Something in a follower's folder is no longer needed and cannot be removed.
+pub struct NotRemoved<'a> {
+    pub path: &'a Path,
+    pub error: &'a io::Error,
+}
+
+impl NotRemoved<'_> {
+    pub fn emit(self) {
+        warn!(path = %self.path.display(), "cannot be removed, and only takes space: {}", self.error);
     }
 }
 

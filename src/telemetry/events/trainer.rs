@@ -1,9 +1,21 @@
 use std::time::Duration;
 
 use metrics::{counter, gauge, histogram};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::telemetry::names;
+
+/// Another process may own the model; this one waits.
+pub struct StandingBy<'a> {
+    pub model: &'a str,
+}
+
+impl StandingBy<'_> {
+    pub fn emit(self) {
+        gauge!(names::TRAINER_OWNER).set(0.0);
+        info!(model = self.model, "standing by until this process owns the model");
+    }
+}
 
 /// This process holds the model's registry partition, and trains.
 pub struct OwnershipGained<'a> {
@@ -26,6 +38,64 @@ impl OwnershipLost<'_> {
     pub fn emit(self) {
         gauge!(names::TRAINER_OWNER).set(0.0);
         info!(model = self.model, "this process no longer trains the model");
+    }
+}
+
+/// Everything is loaded; samples are learned from here on.
+pub struct TrainingBegins<'a> {
+    pub model: &'a str,
+    /// The version that it goes on from.
+    pub checkpoint: Option<u64>,
+    pub step: u64,
+}
+
+impl TrainingBegins<'_> {
+    pub fn emit(self) {
+        match self.checkpoint {
+            Some(version) => {
+                info!(model = self.model, version, step = self.step, "training goes on from a checkpoint");
+            }
+            None => info!(model = self.model, "training begins: the registry holds no checkpoint"),
+        }
+    }
+}
+
+/// Records were gone before they were learned; training goes on behind them.
+pub struct GapAccepted<'a> {
+    pub topic: &'a str,
+    pub partition: i32,
+    /// From, and up to without.
+    pub offsets: (i64, i64),
+}
+
+impl GapAccepted<'_> {
+    pub fn emit(self) {
+        let Self { topic, partition, offsets: (from, until) } = self;
+        let labels = [("topic", topic.to_owned()), ("partition", partition.to_string())];
+        let lost = u64::try_from(until.saturating_sub(from)).unwrap_or(0);
+        counter!(names::TRAINER_LOST_OFFSETS, &labels).increment(lost);
+        warn!(
+            topic,
+            partition, from, until, "records were gone before they were learned; going on behind them"
+        );
+    }
+}
+
+/// The broker handed out a record again.
+pub struct RecordRepeated<'a> {
+    pub topic: &'a str,
+    pub partition: i32,
+    pub offset: i64,
+}
+
+impl RecordRepeated<'_> {
+    pub fn emit(self) {
+        let Self { topic, partition, offset } = self;
+        counter!(names::TRAINER_REPEATED_RECORDS, "topic" => topic.to_owned()).increment(1);
+        error!(
+            topic,
+            partition, offset, "a record came twice and was dropped; please report this as a defect"
+        );
     }
 }
 
@@ -79,6 +149,14 @@ pub struct StepTrained<'a> {
     pub win_rates: &'a [(&'static str, &'static str, f64)],
     /// Gradient norms by group of parameters, before clipping.
     pub gradient_norms: &'a [(&'static str, f64)],
+    pub clipped: bool,
+    pub drew_pairs: bool,
+    /// Share of views per main expert whose gate was 0.
+    pub dead_gates: &'a [f64],
+    /// Share of views with every gate at 0.
+    pub all_gates_dead: f64,
+    /// Scores by head (`main`, `satisfaction`) and statistic (`mean`, `min`).
+    pub scores: &'a [(&'static str, &'static str, f64)],
     pub never_used_pairs: usize,
     pub used_pairs: usize,
 }
@@ -98,9 +176,22 @@ impl StepTrained<'_> {
         for (group, norm) in self.gradient_norms {
             gauge!(names::TRAIN_GRADIENT_NORM, "group" => *group).set(*norm);
         }
+        self.emit_health();
         gauge!(names::TRAIN_RESERVOIR_PAIRS, "state" => "never_used").set(self.never_used_pairs as f64);
         gauge!(names::TRAIN_RESERVOIR_PAIRS, "state" => "used").set(self.used_pairs as f64);
         debug!(step = self.step, groups = self.groups, pairs = self.pairs, losses = ?self.losses, "step");
+    }
+
+    fn emit_health(&self) {
+        counter!(names::TRAIN_CLIPPED_STEPS).increment(self.clipped.into());
+        counter!(names::TRAIN_PREFERENCE_STEPS).increment(self.drew_pairs.into());
+        for (expert, share) in self.dead_gates.iter().enumerate() {
+            gauge!(names::TRAIN_DEAD_GATES, "expert" => expert.to_string()).set(*share);
+        }
+        gauge!(names::TRAIN_DEAD_GATES, "expert" => "all").set(self.all_gates_dead);
+        for (head, statistic, score) in self.scores {
+            gauge!(names::TRAIN_SCORE, "head" => *head, "statistic" => *statistic).set(*score);
+        }
     }
 }
 
