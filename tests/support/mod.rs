@@ -11,6 +11,7 @@ mod line;
 pub mod oracle;
 mod process;
 mod python;
+mod samples;
 mod wait;
 pub mod world;
 
@@ -19,4 +20,5 @@ pub use kafka::{Input, Kafka, Record};
 pub use line::Line;
 pub use process::Easq;
 pub use python::python;
+pub use samples::{Samples, group};
 pub use wait::{eventually, eventually_some};
