@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use easq::contract::v1::{BehaviorGroup, LabelledView, PreferencePair};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use support::joiners::{self, Joiner, SOON};
 use support::{Kafka, Line, eventually, oracle, world};
 
@@ -128,15 +129,21 @@ fn an_open_transaction_of_a_killed_process_holds_its_successor_up_for_moments_on
     let line = Line::new("successor").set("joiner.transaction_timeout_ms", 60_000);
     line.create_topics(1);
     let settings = line.settings();
-    world::write(&line, &world::deliveries(&settings, 2_000, SPAN_MS, 10, 1));
-    let mut killed = Joiner::start(&line, "one");
-    eventually(SOON, "the first has begun", || joiners::consumed_records(&line, 1) > 0);
-    world::write(&line, &world::deliveries(&settings, 20_000, SPAN_MS, 11, 1));
+    world::write(&line, &world::deliveries(&settings, 5_000, SPAN_MS, 10, 1));
+    let mut killed = Joiner::start(&line.clone().set("joiner.commit_interval_ms", 30_000), "one");
+    let client: BaseConsumer = Kafka::shared()
+        .client()
+        .set("isolation.level", "read_uncommitted")
+        .create()
+        .expect("a valid configuration");
+    eventually(SOON, "the first has written outputs that it has not committed", || {
+        client.fetch_watermarks(&settings.topics.behavior_groups, 0, SOON).is_ok_and(|(_, end)| end > 0)
+    });
     killed.process.kill();
     let successor = Joiner::start(&line, "one");
     // Far below the transaction timeout, which another transactional id would have to wait for.
     let deadline = Duration::from_secs(30);
-    eventually(deadline, "the successor has gone on", || {
+    eventually(deadline, "the successor has consumed everything", || {
         let (_, end) = Kafka::shared().watermarks(&settings.topics.behavior, 0);
         joiners::committed(&line, &settings.topics.behavior, 0).is_some_and(|state| state.next_offset == end)
     });

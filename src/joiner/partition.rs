@@ -119,13 +119,15 @@ impl Partition {
         let waiting = self.waiting_mut(side);
         let Some(record) = waiting.records.pop_front() else { return Ok(None) };
         waiting.last_consumed_ms = record.timestamp_ms.or(waiting.last_consumed_ms);
+        // The last record of a replay can be followed by live ones in the same turn.
+        if self.join.is_replaying() {
+            self.replayed_records += 1;
+        } else {
+            self.is_changed = true;
+        }
         match side {
             Side::Views => self.join.on_view(&record, effects)?,
             Side::Responses => self.join.on_response(&record, effects)?,
-        }
-        match self.phase {
-            Phase::Live => self.is_changed = true,
-            _ => self.replayed_records += 1,
         }
         Ok(record.timestamp_ms)
     }
