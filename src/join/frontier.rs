@@ -109,3 +109,100 @@ impl InputState {
         Ok(state)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::join::lateness::MAX_ADVANCES;
+    use crate::join::{Outcome, Side};
+
+    fn state() -> InputState {
+        let mut outcomes = Outcomes { waiting: 3, ..Outcomes::default() };
+        outcomes.add(Outcome::Matched, 40);
+        InputState {
+            next_offset: 57,
+            stream_time_ms: Some(1_700_000_000_000),
+            replay_from: 12,
+            replay_time_ms: None,
+            evicted_below: i64::MIN,
+            idle_advances: vec![(20, 1_600_000_000_000)],
+            outcomes,
+            mis_keyed: 1,
+            products: Some(Products { labelled_views: 40, ..Products::default() }),
+            last: Some(RecordIdentity { offset: 56, timestamp_ms: None, hash: u64::MAX }),
+        }
+    }
+
+    #[test]
+    fn a_state_comes_back_as_it_was_committed() {
+        assert_eq!(InputState::decode(57, &state().encode()), Ok(state()));
+        let bare = InputState { products: None, last: None, idle_advances: Vec::new(), ..state() };
+        assert_eq!(InputState::decode(57, &bare.encode()), Ok(bare));
+    }
+
+    /// An example of every format that was ever released must stay readable.
+    #[test]
+    fn format_1_is_read() {
+        let metadata = r#"{"easq":1,"next_offset":57,"stream_time_ms":1700000000000,"replay_from":12,
+            "replay_time_ms":null,"evicted_below":-9223372036854775808,"idle_advances":[[20,1600000000000]],
+            "outcomes":{"waiting":3,"decided":[40,0,0,0,0,0,0,0,0,0]},"mis_keyed":1,"products":{
+            "labelled_views":40,"user_pairs":0,"scenario_pairs":0,"groups":0,"grouped_views":0,
+            "single_view_groups":0,"unsampled_views":0,"views_after_group":0,"views_over_group":0,
+            "views_again_in_group":0,"views_of_evicted_groups":0},
+            "last":{"offset":56,"timestamp_ms":null,"hash":18446744073709551615}}"#;
+        assert_eq!(InputState::decode(57, metadata), Ok(state()));
+    }
+
+    #[test]
+    fn invariant_12_the_largest_state_fits_into_the_metadata_of_an_offset() {
+        let mut outcomes = Outcomes { waiting: u64::MAX, ..Outcomes::default() };
+        for &outcome in Outcome::of(Side::Views).iter().chain(&[Outcome::Unmatched]) {
+            outcomes.add(outcome, u64::MAX);
+        }
+        let products = Products {
+            labelled_views: u64::MAX,
+            user_pairs: u64::MAX,
+            scenario_pairs: u64::MAX,
+            groups: u64::MAX,
+            grouped_views: u64::MAX,
+            single_view_groups: u64::MAX,
+            unsampled_views: u64::MAX,
+            views_after_group: u64::MAX,
+            views_over_group: u64::MAX,
+            views_again_in_group: u64::MAX,
+            views_of_evicted_groups: u64::MAX,
+        };
+        let state = InputState {
+            next_offset: i64::MIN,
+            stream_time_ms: Some(i64::MIN),
+            replay_from: i64::MIN,
+            replay_time_ms: Some(i64::MIN),
+            evicted_below: i64::MIN,
+            idle_advances: vec![(i64::MIN, i64::MIN); MAX_ADVANCES],
+            outcomes,
+            mis_keyed: u64::MAX,
+            products: Some(products),
+            last: Some(RecordIdentity { offset: i64::MIN, timestamp_ms: Some(i64::MIN), hash: u64::MAX }),
+        };
+        assert!(state.encode().len() <= MAX_METADATA_BYTES, "{} bytes", state.encode().len());
+    }
+
+    #[test]
+    fn a_newer_format_is_refused() {
+        let newer = state().encode().replacen("\"easq\":1", "\"easq\":2", 1);
+        assert_eq!(InputState::decode(57, &newer), Err(FrontierError::Newer { offset: 57, format: 2 }));
+    }
+
+    #[test]
+    fn what_another_program_committed_is_refused() {
+        for metadata in ["", "{}", "null", "spark", r#"{"offset":3}"#] {
+            assert_eq!(InputState::decode(57, metadata), Err(FrontierError::Foreign { offset: 57 }));
+        }
+    }
+
+    #[test]
+    fn a_state_of_another_offset_is_refused() {
+        let error = InputState::decode(58, &state().encode()).unwrap_err();
+        assert!(matches!(error, FrontierError::Broken { offset: 58, .. }), "{error}");
+    }
+}

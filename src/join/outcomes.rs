@@ -77,7 +77,7 @@ impl Outcome {
 pub struct Outcomes {
     /// Records consumed and without a final outcome.
     pub waiting: u64,
-    decided: [u64; Outcome::COUNT],
+    pub(super) decided: [u64; Outcome::COUNT],
 }
 
 impl Outcomes {

@@ -195,3 +195,90 @@ fn rank(answer: Answer, uncertain: Uncertain) -> Option<u8> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Settings;
+
+    fn labelled(id: u8, user: &'static str, answer: Answer, event_time_ms: i64) -> Labelled {
+        Labelled {
+            user_id: Bytes::from_static(user.as_bytes()),
+            scenario: Bytes::from_static(b"feed"),
+            answer,
+            event_time_ms,
+            encoded: Bytes::from(vec![id]),
+        }
+    }
+
+    /// Ids of chosen and rejected of the pairs of `new`, after the others.
+    fn pairs(change: impl FnOnce(&mut Join), before: &[Labelled], new: &Labelled) -> Vec<(u8, u8)> {
+        let mut settings = Settings::default().join;
+        change(&mut settings);
+        let mut pairing = Pairing::new(&settings);
+        before.iter().for_each(|labelled| pairing.add(labelled));
+        pairing.pairs_of(new).iter().map(|pair| (pair.chosen[0], pair.rejected[0])).collect()
+    }
+
+    #[test]
+    fn the_newest_opposites_come_first_and_no_more_than_the_settings_say() {
+        let before: Vec<_> = (1..=6).map(|id| labelled(id, "u", Answer::Dissatisfied, 10)).collect();
+        let new = labelled(9, "u", Answer::Satisfied, 10);
+        assert_eq!(pairs(|_| {}, &before, &new), [(9, 6), (9, 5), (9, 4), (9, 3)]);
+    }
+
+    #[test]
+    fn invariant_5_a_partner_lies_within_the_lookback() {
+        let others = (2..=20).map(|id| labelled(id, "another", Answer::Uncertain, 10));
+        let before: Vec<_> = [labelled(1, "u", Answer::Satisfied, 10)].into_iter().chain(others).collect();
+        let new = labelled(99, "u", Answer::Dissatisfied, 10);
+        assert_eq!(pairs(|join| join.pair_lookback = 20, &before, &new), [(1, 99)]);
+        assert_eq!(pairs(|join| join.pair_lookback = 19, &before, &new), []);
+    }
+
+    #[test]
+    fn a_partner_is_not_older_than_the_horizon() {
+        let before = [labelled(1, "u", Answer::Satisfied, 10), labelled(2, "u", Answer::Satisfied, 11)];
+        let new = labelled(9, "u", Answer::Dissatisfied, 111);
+        assert_eq!(pairs(|join| join.pair_horizon_ms = 100, &before, &new), [(2, 9)]);
+    }
+
+    #[test]
+    fn uncertain_answers_make_pairs_only_as_the_middle() {
+        let before = [
+            labelled(1, "u", Answer::Satisfied, 10),
+            labelled(2, "u", Answer::Uncertain, 10),
+            labelled(3, "u", Answer::Dissatisfied, 10),
+        ];
+        let uncertain = labelled(9, "u", Answer::Uncertain, 10);
+        assert_eq!(pairs(|_| {}, &before, &uncertain), []);
+        let middle = |join: &mut Join| join.uncertain = Uncertain::Middle;
+        assert_eq!(pairs(middle, &before, &uncertain), [(9, 3), (1, 9)]);
+        let satisfied = labelled(9, "u", Answer::Satisfied, 10);
+        assert_eq!(pairs(middle, &before, &satisfied), [(9, 3), (9, 2)]);
+    }
+
+    #[test]
+    fn the_first_scope_that_gives_a_partner_gives_all() {
+        let before = [
+            labelled(1, "u", Answer::Satisfied, 10),
+            labelled(2, "another", Answer::Satisfied, 10),
+            labelled(3, "another", Answer::Satisfied, 10),
+            labelled(4, "another", Answer::Satisfied, 10),
+        ];
+        let new = labelled(9, "u", Answer::Dissatisfied, 10);
+        assert_eq!(pairs(|_| {}, &before, &new), [(1, 9)]);
+        assert_eq!(pairs(|join| join.pair_scopes.reverse(), &before, &new), [(4, 9), (3, 9)]);
+        assert_eq!(pairs(|join| join.pair_scopes = vec![Scope::SameUser], &before[1..], &new), []);
+    }
+
+    #[test]
+    fn invariant_12_rings_of_labels_that_left_the_lookback_are_gone() {
+        let mut pairing = Pairing::new(&Join { pair_lookback: 3, ..Settings::default().join });
+        for id in 0..100 {
+            let user = Bytes::from(vec![id]);
+            pairing.add(&Labelled { user_id: user, ..labelled(id, "", Answer::Satisfied, 10) });
+        }
+        assert_eq!((pairing.len(), pairing.rings.len()), (3, 4));
+    }
+}

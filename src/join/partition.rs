@@ -1,22 +1,23 @@
 //! One partition number of both inputs.
 
+mod bounds;
+mod emit;
+mod replay;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
-use prost::Message;
 
-use super::groups::{Admission, Group, Groups};
+use super::groups::{Admission, Groups};
 use super::held::ImpressionKey;
 use super::lateness::Arrival;
-use super::output::Origin;
 use super::pairing::{Labelled, Pairing};
 use super::progress::Progress;
-use super::window::{Evicted, Meeting, Needs, ResponseVerdict, ViewVerdict, Window};
+use super::window::{Meeting, Needs, ResponseVerdict, ViewVerdict, Window};
 use super::{
     Config, Effects, Frontier, JoinFault, Outcome, Outcomes, Output, Position, Products, RetentionLoss, Side,
     Start,
 };
-use crate::contract::v1::{PairScope, Source, envelope};
 use crate::contract::validate::{self, Response, View};
 use crate::contract::{InputRecord, Rejection};
 
@@ -102,15 +103,15 @@ impl PartitionJoin {
     /// Whether the next record of this input may be given now; if not, let it wait in the
     /// application.
     ///
-    /// In a replay, a side that has reached its committed offset waits for the other. Otherwise a
-    /// side waits while it is more than `join.max_lead_ms` ahead of one that has unread records,
-    /// so that a backlog does not fill the window.
+    /// A side waits while it is more than `join.max_lead_ms` ahead of one that has unread records,
+    /// so that a backlog does not fill the window; and in a replay, once it has reached its
+    /// committed offset, for the other.
     pub fn may_read(&self, side: Side, other_has_unread: bool) -> bool {
-        let progress = self.progress(side);
-        if self.is_replaying {
-            return !progress.has_caught_up();
+        let (progress, other) = (self.progress(side), self.progress(side.other()));
+        if self.is_replaying && progress.has_caught_up() {
+            return false;
         }
-        let other = self.progress(side.other());
+        let other_has_unread = if self.is_replaying { !other.has_caught_up() } else { other_has_unread };
         match (progress.clock.time_ms(), other.expiry_time_ms()) {
             _ if !other_has_unread => true,
             (Some(own), Some(other)) => own.saturating_sub(other) <= self.config.join.max_lead_ms,
@@ -235,20 +236,6 @@ impl PartitionJoin {
         }
     }
 
-    fn emit(&self, effects: &mut Effects, output: impl FnOnce() -> Output) {
-        if !self.is_replaying {
-            effects.outputs.push(output());
-        }
-    }
-
-    fn origin(&self, side: Side, reason: &'static str, offset: i64) -> Origin<'_> {
-        let topic = match side {
-            Side::Views => &self.config.topics.behavior,
-            Side::Responses => &self.config.topics.responses,
-        };
-        Origin { side, reason, topic, partition: self.partition, offset }
-    }
-
     fn check_keying(
         &mut self,
         side: Side,
@@ -350,39 +337,6 @@ impl PartitionJoin {
         }
     }
 
-    /// Emits a labelled view and its pairs. In a replay they were emitted before.
-    fn label(
-        &mut self,
-        view: Bytes,
-        view_offset: i64,
-        response: &Response,
-        response_offset: i64,
-        effects: &mut Effects,
-    ) {
-        if self.is_replaying {
-            return;
-        }
-        let source =
-            |topic: &str, offset| Some(Source { topic: topic.to_owned(), partition: self.partition, offset });
-        let message = envelope::LabelledView {
-            view,
-            response: response.payload.clone(),
-            view_source: source(&self.config.topics.behavior, view_offset),
-            response_source: source(&self.config.topics.responses, response_offset),
-        };
-        let encoded = Bytes::from(message.encode_to_vec());
-        let user_id = response.user_id.share(&response.payload);
-        effects.outputs.push(Output::labelled_view(user_id.clone(), encoded.clone()));
-        self.products.labelled_views += 1;
-        let labelled = Labelled::decode(encoded).expect("a labelled view of two valid records can be read");
-        for pair in self.pairing.pairs_of(&labelled) {
-            let is_same_user = pair.scope() == PairScope::SameUser;
-            self.products.user_pairs += u64::from(is_same_user);
-            self.products.scenario_pairs += u64::from(!is_same_user);
-            effects.outputs.push(Output::preference_pair(user_id.clone(), &pair));
-        }
-    }
-
     /// Offers a view to its group; `false` when its impression is there already.
     fn group_view(&mut self, offset: i64, view: &View) -> bool {
         let stream_time_ms = self.views.clock.time_ms().unwrap_or(view.event_time_ms);
@@ -406,16 +360,6 @@ impl PartitionJoin {
         }
     }
 
-    fn emit_group(&mut self, group: Group, effects: &mut Effects) {
-        if group.len() < 2 {
-            self.products.single_view_groups += 1;
-            return;
-        }
-        self.products.groups += 1;
-        self.products.grouped_views += group.len() as u64;
-        self.emit(effects, || Output::behavior_group(group, &self.config.topics.behavior, self.partition));
-    }
-
     /// The slower of both inputs.
     fn window_clock_ms(&self) -> Option<i64> {
         self.views.expiry_time_ms().min(self.responses.expiry_time_ms())
@@ -436,99 +380,6 @@ impl PartitionJoin {
         }
         for _ in 0..expired.unmatched {
             self.responses.settle(Outcome::Unmatched, self.window.waiting_responses());
-        }
-    }
-
-    /// Lets go of the views with the lowest offsets while more is held than the settings allow.
-    fn evict_views(&mut self, effects: &mut Effects) {
-        let bounds = (self.config.join.max_waiting_records, self.config.join.max_waiting_bytes);
-        while self.window.held_views() + self.groups.views() > bounds.0
-            || self.window.view_bytes() + self.groups.bytes() > bounds.1
-        {
-            let (view, group) = (self.window.oldest_view(), self.groups.oldest());
-            let is_group = match (view, group) {
-                (Some(view), Some(group)) => group < view,
-                (view, _) => view.is_none(),
-            };
-            let evicted_offset = if is_group { self.evict_group() } else { self.evict_view(effects) };
-            let Some(offset) = evicted_offset else { return };
-            self.views.evicted_below = self.views.evicted_below.max(offset + 1);
-        }
-    }
-
-    fn evict_view(&mut self, effects: &mut Effects) -> Option<i64> {
-        let evicted = self.window.evict_view()?;
-        let offset = evicted.offset;
-        self.evicted(Side::Views, evicted, effects);
-        Some(offset)
-    }
-
-    fn evict_group(&mut self) -> Option<i64> {
-        let group = self.groups.evict()?;
-        self.products.views_of_evicted_groups += group.len() as u64;
-        Some(group.first_offset)
-    }
-
-    fn evict_responses(&mut self, effects: &mut Effects) {
-        let bounds = (self.config.join.max_waiting_records, self.config.join.max_waiting_bytes);
-        while self.window.held_responses() > bounds.0 || self.window.response_bytes() > bounds.1 {
-            let Some(evicted) = self.window.evict_response() else { return };
-            self.responses.evicted_below = self.responses.evicted_below.max(evicted.offset + 1);
-            self.evicted(Side::Responses, evicted, effects);
-        }
-    }
-
-    fn evicted(&mut self, side: Side, evicted: Evicted, effects: &mut Effects) {
-        let Some((key, payload)) = evicted.waiting else { return };
-        let waiting = self.waiting(side);
-        self.progress_mut(side).settle(Outcome::Evicted, waiting);
-        self.emit(effects, || {
-            let origin = self.origin(side, Outcome::Evicted.as_str(), evicted.offset);
-            Output::late(&origin, Some(key), Some(payload))
-        });
-    }
-
-    fn has_caught_up(&self) -> bool {
-        self.views.has_caught_up() && self.responses.has_caught_up()
-    }
-
-    fn end_replay(&mut self) -> Result<(), JoinFault> {
-        if self.is_replaying && self.has_caught_up() {
-            self.views.check_identity(&self.config.topics.behavior)?;
-            self.responses.check_identity(&self.config.topics.responses)?;
-            self.go_live();
-        }
-        Ok(())
-    }
-
-    /// Goes on from the committed state, which has been rebuilt.
-    fn go_live(&mut self) {
-        for side in [Side::Views, Side::Responses] {
-            let time_ms = self.progress(side).target().and_then(|target| target.stream_time_ms);
-            self.progress_mut(side).clock.reach(time_ms);
-        }
-        self.close_groups(&mut Effects::default());
-        self.expire();
-        self.let_go_of_evicted();
-        let is_lossy = !self.losses.is_empty();
-        let (views, responses) = (self.window.waiting_views(), self.window.waiting_responses());
-        let state = self.views.resume(views, is_lossy);
-        self.products = state.and_then(|state| state.products).unwrap_or_default();
-        self.responses.resume(responses, is_lossy);
-        self.is_replaying = false;
-    }
-
-    /// What was pushed out before the commit, and has been read again.
-    fn let_go_of_evicted(&mut self) {
-        let (views_below, responses_below) = (self.views.evicted_below, self.responses.evicted_below);
-        while self.window.oldest_view().is_some_and(|offset| offset < views_below) {
-            self.window.evict_view();
-        }
-        while self.groups.oldest().is_some_and(|offset| offset < views_below) {
-            self.groups.evict();
-        }
-        while self.window.oldest_response().is_some_and(|offset| offset < responses_below) {
-            self.window.evict_response();
         }
     }
 }

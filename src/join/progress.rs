@@ -166,9 +166,7 @@ impl Progress {
     }
 
     pub fn outcomes(&self, waiting: u64) -> Outcomes {
-        let mut outcomes = self.outcomes;
-        outcomes.waiting = waiting - self.uncounted.min(waiting);
-        outcomes
+        Outcomes { waiting: waiting - self.uncounted.min(waiting), ..self.outcomes }
     }
 
     /// Judges the keys of the records that the group began with. Called after the record's outcome
