@@ -13,7 +13,7 @@ use crate::kafka::{GroupMetadata, NextOffset, Outgoing};
 use crate::model::{Architecture, HostTensor};
 use crate::settings::Settings;
 use crate::supervise::StopToken;
-use crate::telemetry::events::{PagesNotTrimmed, PublishAborted, VersionPublished};
+use crate::telemetry::events::{PagesNotTrimmed, PublishAborted, VersionNotPromoted, VersionPublished};
 
 use super::error::PublishError;
 use super::page_reader::PageReader;
@@ -130,16 +130,19 @@ impl Publisher {
             elapsed: started.elapsed(),
         }
         .emit();
+        for reason in manifest.gate.iter().flat_map(|gate| &gate.reasons) {
+            VersionNotPromoted { version: manifest.version, reason }.emit();
+        }
         Ok(Published { manifest, pages_written: draft.plan.writes.len() })
     }
 
     /// Decides and prepares everything: an open transaction that waits for us would hold the last
     /// stable offset of both topics, and so every reader.
-    fn draft(&mut self, candidate: Candidate) -> Result<Draft, PublishError> {
+    fn draft(&mut self, mut candidate: Candidate) -> Result<Draft, PublishError> {
         let registry = &self.registry.registry;
         let production = registry.production_manifest().map(Arc::as_ref);
         let decision = gate::decide(&candidate.tensors, &candidate.inputs, production);
-        let tensors = candidate.tensors.clone();
+        let tensors = std::mem::take(&mut candidate.tensors);
         let manifest = self.manifest(candidate, decision);
 
         let mut after = registry.clone();

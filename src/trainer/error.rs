@@ -59,4 +59,17 @@ impl TrainerError {
             _ => false,
         }
     }
+
+    /// Whether it only says that a stop came before the end of something.
+    pub(super) fn is_stop(&self) -> bool {
+        matches!(
+            self,
+            Self::Transaction(TransactionError::Stopped { .. })
+                | Self::Read(ReadError::Stopped { .. })
+                | Self::Publish(
+                    PublishError::Transaction(TransactionError::Stopped { .. })
+                        | PublishError::Read(ReadError::Stopped { .. })
+                )
+        )
+    }
 }

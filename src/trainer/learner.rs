@@ -8,9 +8,9 @@ use crate::contract::v1::{self, VersionKind};
 use crate::publish::{Candidate, Published};
 use crate::settings::Settings;
 use crate::supervise::StopToken;
-use crate::telemetry::events::{BatchSkipped, SampleDropped, StepTrained};
+use crate::telemetry::events::{BatchPartsDropped, BatchSkipped, SampleDropped, StepTrained};
 use crate::train::batch::MicroBatcher;
-use crate::train::{Offered, StepReport, Trainer};
+use crate::train::{DropReason, Offered, StepReport, Trainer};
 
 use super::error::TrainerError;
 use super::input::{Arrival, What};
@@ -280,6 +280,10 @@ impl Learner {
     }
 
     fn report(&self, report: &StepReport, elapsed: Duration) {
+        for (&reason, &count) in &report.dropped {
+            let kind = if reason == DropReason::GroupTooSmall { "group" } else { "view" };
+            BatchPartsDropped { kind, reason: reason.as_str(), count: count as u64 }.emit();
+        }
         let progressive = self.trainer.progressive();
         let (never_used_pairs, used_pairs) = self.trainer.reservoir_pairs();
         let losses: Vec<(&'static str, f64)> = [

@@ -21,6 +21,7 @@ mod schedule;
 mod start;
 
 use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::Duration;
 
@@ -53,15 +54,29 @@ pub fn run(settings: &Settings, stop: StopToken) -> Result<(), TrainerError> {
         return Ok(());
     }
     OwnershipGained { model }.emit();
-    let halt = StopToken::new();
+    let tokens = Tokens { stop, halt: StopToken::new(), is_learning: AtomicBool::new(false) };
     let result = thread::scope(|scope| {
-        let training = spawn(scope, "trainer", &halt, || train(settings, &ownership, &stop, &halt))?;
-        let membership = keep(&ownership, model, &training, &halt);
-        // What training says is the cause, unless it only followed the membership's end.
-        join(training).and(membership)
+        let training = spawn(scope, "trainer", &tokens.halt, || train(settings, &ownership, &tokens))?;
+        let membership = keep(&ownership, model, &training, &tokens);
+        let trained = join(training);
+        // It ends while training runs only by its own fault, which is then the cause of the rest.
+        membership.and(trained)
     });
     OwnershipLost { model }.emit();
-    result
+    match result {
+        Err(error) if error.is_stop() && tokens.stop.is_stopped() => Ok(()),
+        result => result,
+    }
+}
+
+/// What ends training.
+struct Tokens {
+    /// The request from outside: a checkpoint first.
+    stop: StopToken,
+    /// A failure, or a stop before there is anything to keep: at once.
+    halt: StopToken,
+    /// Whether the first steps may have been taken.
+    is_learning: AtomicBool,
 }
 
 /// Waits until this process owns the model; false when the stop comes first.
@@ -85,9 +100,13 @@ fn keep(
     ownership: &Ownership,
     model: &str,
     training: &ScopedJoinHandle<'_, Result<(), TrainerError>>,
-    halt: &StopToken,
+    tokens: &Tokens,
 ) -> Result<(), TrainerError> {
+    let halt = &tokens.halt;
     while !training.is_finished() {
+        if tokens.stop.is_stopped() && !tokens.is_learning.load(Ordering::Relaxed) {
+            halt.stop();
+        }
         match ownership.poll(SLICE) {
             Ok(Owned::Yes) => {}
             Ok(Owned::No | Owned::Lost) => {
@@ -104,13 +123,10 @@ fn keep(
 }
 
 /// Starts everything, learns on this thread, and ends everything.
-fn train(
-    settings: &Settings,
-    ownership: &Ownership,
-    stop: &StopToken,
-    halt: &StopToken,
-) -> Result<(), TrainerError> {
+fn train(settings: &Settings, ownership: &Ownership, tokens: &Tokens) -> Result<(), TrainerError> {
+    let (stop, halt) = (&tokens.stop, &tokens.halt);
     let started = start::start(settings, halt)?;
+    tokens.is_learning.store(true, Ordering::Relaxed);
     let queued = settings.train.queued_samples;
     let (groups_in, groups) = bounded(queued);
     let (pairs_in, pairs) = bounded(queued);

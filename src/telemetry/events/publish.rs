@@ -102,6 +102,18 @@ impl NotRemoved<'_> {
     }
 }
 
+/// A published version did not become production.
+pub struct VersionNotPromoted<'a> {
+    pub version: u64,
+    pub reason: &'a str,
+}
+
+impl VersionNotPromoted<'_> {
+    pub fn emit(self) {
+        info!(version = self.version, "version not promoted: {}", self.reason);
+    }
+}
+
 /// A follower has a version whole, and has swapped it in.
 pub struct VersionFollowed {
     pub version: u64,

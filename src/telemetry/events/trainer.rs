@@ -137,6 +137,21 @@ impl SampleDropped<'_> {
     }
 }
 
+/// Parts of a batch that only the trainer could find wrong.
+pub struct BatchPartsDropped {
+    /// `group` or `view`.
+    pub kind: &'static str,
+    pub reason: &'static str,
+    pub count: u64,
+}
+
+impl BatchPartsDropped {
+    pub fn emit(self) {
+        counter!(names::TRAINER_DROPPED, "kind" => self.kind, "reason" => self.reason).increment(self.count);
+        warn!(count = self.count, "{} dropped: {}", self.kind, self.reason);
+    }
+}
+
 /// One training step.
 pub struct StepTrained<'a> {
     pub step: u64,
