@@ -66,28 +66,27 @@ async fn a_job_that_is_done_ends_the_group_without_an_error() {
 
 #[tokio::test]
 async fn the_endpoints_are_stopped_after_the_work_has_ended() {
-    let (sender, order) = mpsc::channel();
+    let (sender, endpoint_stop) = mpsc::channel::<StopToken>();
+    let (seen, endpoint_was_stopped) = mpsc::channel();
     let mut supervisor = Supervisor::new(LONG);
-    let from_endpoint = sender.clone();
     supervisor
         .thread("endpoint", Stage::Endpoints, Kind::Service, move |stop| {
-            until_stopped(stop)?;
-            from_endpoint.send("endpoint").unwrap();
-            Ok::<(), Infallible>(())
+            sender.send(stop.clone()).unwrap();
+            until_stopped(stop)
         })
         .unwrap();
     supervisor
         .thread("work", Stage::Work, Kind::Service, move |stop| {
+            let endpoint_stop = endpoint_stop.recv().unwrap();
             until_stopped(stop)?;
-            // Were both stopped at once, the endpoint would win this race nearly always.
-            std::thread::yield_now();
-            sender.send("work").unwrap();
+            // Long enough for a stop that is not held back to arrive.
+            seen.send(endpoint_stop.wait(Duration::from_millis(100))).unwrap();
             Ok::<(), Infallible>(())
         })
         .unwrap();
     supervisor.stop_token().stop();
     supervisor.join().await.unwrap();
-    assert_eq!(order.iter().collect::<Vec<_>>(), ["work", "endpoint"]);
+    assert!(!endpoint_was_stopped.recv().unwrap());
 }
 
 #[tokio::test]

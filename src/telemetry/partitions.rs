@@ -190,6 +190,8 @@ mod tests {
         let text = owned.render();
         let lines: Vec<_> = text.lines().collect();
         assert!(lines.contains(&"# TYPE easq_join_records_total counter"), "{text}");
+        let consumed = r#"easq_join_consumed_records_total{topic="behavior-log",partition="3"} 10"#;
+        assert!(lines.contains(&consumed), "{text}");
         assert!(
             lines.contains(
                 &r#"easq_join_records_total{topic="behavior-log",partition="3",outcome="matched"} 9"#
