@@ -130,7 +130,7 @@ fn an_open_transaction_of_a_killed_process_holds_its_successor_up_for_moments_on
     line.create_topics(1);
     let settings = line.settings();
     world::write(&line, &world::deliveries(&settings, 5_000, SPAN_MS, 10, 1));
-    let mut killed = Joiner::start(&line.clone().set("joiner.commit_interval_ms", 30_000), "one");
+    let mut killed = Joiner::start(&line.clone().set("joiner.commit_interval_ms", 15_000), "one");
     let client: BaseConsumer = Kafka::shared()
         .client()
         .set("isolation.level", "read_uncommitted")

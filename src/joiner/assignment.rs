@@ -148,7 +148,9 @@ impl Instance<'_> {
 
     /// A partition of which the group has consumed nothing yet.
     fn begin(&self, partition: i32) -> Result<Option<Partition>, JoinerError> {
-        self.check_no_outputs(partition)?;
+        if !self.check_no_outputs(partition)? {
+            return Ok(None);
+        }
         let mut first = [0; 2];
         for (first, side) in first.iter_mut().zip([Side::Views, Side::Responses]) {
             let Some(bounds) = self.membership.bounds(self.membership.topic(side), partition, self.stop)?
@@ -176,8 +178,8 @@ impl Instance<'_> {
     }
 
     /// Outputs without committed offsets mean that offsets have expired, or that the group has a
-    /// new name: beginning again would write all of them twice.
-    fn check_no_outputs(&self, partition: i32) -> Result<(), JoinerError> {
+    /// new name: beginning again would write all of them twice. `false`: no answer before the stop.
+    fn check_no_outputs(&self, partition: i32) -> Result<bool, JoinerError> {
         let topics = &self.settings.topics;
         let outputs = [
             &topics.labelled_views,
@@ -187,7 +189,13 @@ impl Instance<'_> {
             &topics.dead_letters,
         ];
         for topic in outputs {
-            if let Some(offset) = first_record(self.settings, topic, partition)? {
+            let Some(Bounds { low, end }) = self.membership.bounds(topic, partition, self.stop)? else {
+                return Ok(false);
+            };
+            // What lies there can have been aborted: only a record that readers see is an output.
+            if low < end
+                && let Some(offset) = first_record(self.settings, topic, partition)?
+            {
                 return Err(JoinerError::OutputsWithoutOffsets {
                     group: self.settings.joiner.group.clone(),
                     topic: topic.clone(),
@@ -196,7 +204,7 @@ impl Instance<'_> {
                 });
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// What has to be read of the labelled topic: its last `join.pair_lookback` records, and all

@@ -192,3 +192,107 @@ impl Partition {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use prost::Message;
+
+    use super::*;
+    use crate::contract::v1::{BehaviorEvent, Features};
+    use crate::join::{Config, InputState, Start};
+    use crate::kafka::membership::Bounds;
+    use crate::settings::Settings;
+
+    const AT_END: Ends = Ends { views: true, responses: true };
+    const NOW_MS: i64 = 1_700_000_000_000;
+
+    fn view(offset: i64) -> Record {
+        let settings = Settings::default();
+        let dense = vec![0.0; settings.features.dense.len()];
+        let schema_version = settings.features.schema_version;
+        let event = BehaviorEvent {
+            impression_id: format!("impression-{offset}"),
+            user_id: "user".to_owned(),
+            video_id: "video".to_owned(),
+            request_id: "request".to_owned(),
+            event_time_ms: NOW_MS + offset,
+            request_time_ms: NOW_MS,
+            questionnaire_exposed: Some(true),
+            features: Some(Features { dense, schema_version, ..Features::default() }),
+            ..BehaviorEvent::default()
+        };
+        Record {
+            topic: settings.topics.behavior.into(),
+            partition: 0,
+            offset,
+            timestamp_ms: Some(NOW_MS + offset),
+            key: Some(Bytes::from_static(b"user")),
+            payload: Some(event.encode_to_vec().into()),
+            headers: Vec::new(),
+        }
+    }
+
+    fn join(views: Start, responses: Start) -> PartitionJoin {
+        PartitionJoin::new(Arc::new(Config::new(&Settings::default(), 1)), 0, views, responses)
+    }
+
+    fn advance(partition: &mut Partition) -> bool {
+        partition.advance(AT_END, &mut Effects::default(), &mut Vec::new()).expect("well-formed views")
+    }
+
+    /// A partition whose group has committed `consumed` views.
+    fn resumed(consumed: i64, phase: impl Fn((Start, Start)) -> Phase) -> Partition {
+        let now = Instant::now();
+        let mut before = Partition::new(0, join(Start::At(0), Start::At(0)), Phase::Live, now);
+        (0..consumed).for_each(|offset| before.accept(Side::Views, view(offset), now));
+        advance(&mut before);
+        let frontier = before.frontier().expect("something to commit");
+        let resume = |position: crate::join::Position| {
+            let state = InputState::decode(position.next_offset, &position.metadata).expect("own metadata");
+            Start::Resume { state, low_watermark: 0 }
+        };
+        let starts = (resume(frontier.views), resume(frontier.responses));
+        Partition::new(0, join(starts.0.clone(), starts.1.clone()), phase(starts), now)
+    }
+
+    #[test]
+    fn there_is_nothing_to_commit_before_a_record_was_consumed() {
+        let mut partition = Partition::new(0, join(Start::At(0), Start::At(0)), Phase::Live, Instant::now());
+        assert!(!advance(&mut partition));
+        assert_eq!(partition.frontier(), None);
+    }
+
+    /// Invariant 2: the first live record can be consumed in the turn in which the replay ends.
+    #[test]
+    fn a_record_that_follows_the_replay_in_the_same_turn_is_committed() {
+        let mut partition = resumed(3, |_| Phase::Replay);
+        (0..4).for_each(|offset| partition.accept(Side::Views, view(offset), Instant::now()));
+        assert!(advance(&mut partition));
+        partition.note_recovered();
+        assert_eq!(partition.replayed_records, 3);
+        assert_eq!(partition.frontier().expect("a live record").views.next_offset, 4);
+    }
+
+    #[test]
+    fn a_replay_alone_leaves_nothing_to_commit_and_is_shown() {
+        let mut partition = resumed(3, |_| Phase::Replay);
+        (0..3).for_each(|offset| partition.accept(Side::Views, view(offset), Instant::now()));
+        advance(&mut partition);
+        partition.note_recovered();
+        assert_eq!(partition.frontier(), None);
+        assert!(partition.is_to_be_shown());
+    }
+
+    /// Invariant 5: no label is paired before the labelled views of the past are known.
+    #[test]
+    fn records_wait_while_the_labelled_tail_is_read() {
+        let bounds = Bounds { low: 0, end: 10 };
+        let mut partition = resumed(3, |starts| Phase::Tail(Box::new(Tail::plan(10, bounds, 10, starts))));
+        partition.accept(Side::Views, view(0), Instant::now());
+        assert!(!advance(&mut partition));
+        assert_eq!(partition.waiting_records(Side::Views), 1);
+    }
+}
