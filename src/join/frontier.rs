@@ -148,7 +148,7 @@ mod tests {
             "outcomes":{"waiting":3,"decided":[40,0,0,0,0,0,0,0,0,0]},"mis_keyed":1,"products":{
             "labelled_views":40,"user_pairs":0,"scenario_pairs":0,"groups":0,"grouped_views":0,
             "single_view_groups":0,"unsampled_views":0,"views_after_group":0,"views_over_group":0,
-            "views_again_in_group":0,"views_of_evicted_groups":0},
+            "views_again_in_group":0,"views_of_evicted_groups":0,"forgotten_views":0},
             "last":{"offset":56,"timestamp_ms":null,"hash":18446744073709551615}}"#;
         assert_eq!(InputState::decode(57, metadata), Ok(state()));
     }
@@ -171,6 +171,7 @@ mod tests {
             views_over_group: u64::MAX,
             views_again_in_group: u64::MAX,
             views_of_evicted_groups: u64::MAX,
+            forgotten_views: u64::MAX,
         };
         let state = InputState {
             next_offset: i64::MIN,

@@ -103,7 +103,7 @@ mod tests {
         let JoinFault::MisKeyed { suggested, records, .. } = &fault else { panic!("{fault}") };
         assert_eq!(*suggested, Some(Partitioner::ConsistentRandom));
         assert!(*records < 100, "certain after some fifty mis-keyed records, not {records}");
-        assert!(fault.to_string().contains("ConsistentRandom would fit"), "{fault}");
+        assert!(fault.to_string().contains("consistent_random would fit"), "{fault}");
     }
 
     #[test]

@@ -120,4 +120,7 @@ pub struct Products {
     pub views_again_in_group: u64,
     /// Views of groups that were pushed out at a memory bound.
     pub views_of_evicted_groups: u64,
+    /// Views whose outcome was known and whose ids were pushed out at a memory bound: what repeats
+    /// them is not told any more. An exception to invariant 3, like the outcome `evicted`.
+    pub forgotten_views: u64,
 }

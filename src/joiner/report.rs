@@ -16,6 +16,14 @@ pub(super) fn committed(join: &PartitionJoin, topics: &Topics) -> PartitionRepor
         responses: input(join, Side::Responses, &topics.responses),
         pairs: vec![("same_user", products.user_pairs), ("same_scenario", products.scenario_pairs)],
         groups: vec![("emitted", products.groups), ("single_view", products.single_view_groups)],
+        ungrouped_views: vec![
+            ("unsampled", products.unsampled_views),
+            ("after_group", products.views_after_group),
+            ("over_group", products.views_over_group),
+            ("again_in_group", products.views_again_in_group),
+            ("evicted", products.views_of_evicted_groups),
+        ],
+        forgotten_views: products.forgotten_views,
     }
 }
 

@@ -62,6 +62,10 @@ table! {
         "Committed preference pairs since the group began.";
     JOIN_GROUPS "easq_join_groups_total" Counter ["partition", "outcome"]
         "Committed behavior groups since the group began, by outcome.";
+    JOIN_UNGROUPED_VIEWS "easq_join_ungrouped_views_total" Counter ["partition", "reason"]
+        "Committed views since the group began that are in no behavior group though in time, by reason.";
+    JOIN_FORGOTTEN_VIEWS "easq_join_forgotten_views_total" Counter ["partition"]
+        "Committed views since the group began that a memory bound made the join forget before what repeats them could be told.";
 
     JOINER_PARTITIONS "easq_joiner_partitions" Gauge ["instance"]
         "Partition numbers owned by a joiner instance.";

@@ -28,6 +28,10 @@ pub struct PartitionReport {
     pub pairs: Vec<(&'static str, u64)>,
     /// Behavior groups since the group began, by outcome.
     pub groups: Vec<(&'static str, u64)>,
+    /// Views in time and in no group since the group began, by reason.
+    pub ungrouped_views: Vec<(&'static str, u64)>,
+    /// Views since the group began whose repeats can no longer be told.
+    pub forgotten_views: u64,
 }
 
 /// One input partition up to its last commit.
@@ -101,6 +105,12 @@ impl Owned {
         }
         self.counts(&mut text, names::JOIN_PAIRS, "scope", |report| &report.pairs);
         self.counts(&mut text, names::JOIN_GROUPS, "outcome", |report| &report.groups);
+        self.counts(&mut text, names::JOIN_UNGROUPED_VIEWS, "reason", |report| &report.ungrouped_views);
+        let mut forgotten = Family::new(&mut text, names::JOIN_FORGOTTEN_VIEWS);
+        for (partition, report) in &self.0 {
+            let partition = partition.to_string();
+            forgotten.sample(&[("partition", &partition)], report.forgotten_views as f64);
+        }
         text
     }
 
@@ -178,7 +188,7 @@ mod tests {
             },
             responses: InputReport { topic: "responses".to_owned(), ..InputReport::default() },
             pairs: vec![("same_user", 3)],
-            groups: Vec::new(),
+            ..PartitionReport::default()
         }
     }
 

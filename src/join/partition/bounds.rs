@@ -51,7 +51,10 @@ impl PartitionJoin {
     }
 
     fn evicted(&mut self, side: Side, evicted: Evicted, effects: &mut Effects) {
-        let Some((key, payload)) = evicted.waiting else { return };
+        let Some((key, payload)) = evicted.waiting else {
+            self.products.forgotten_views += 1;
+            return;
+        };
         let waiting = self.waiting(side);
         self.progress_mut(side).settle(Outcome::Evicted, waiting);
         self.emit(effects, || {
