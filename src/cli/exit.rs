@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io::{self, ErrorKind};
 
+use crate::demo::DemoError;
 use crate::joiner::JoinerError;
 use crate::settings::Faults;
 use crate::simulate::SimulateError;
@@ -18,7 +19,9 @@ const UNDRAINED: u8 = 4;
 /// ended. 1: anything else.
 pub(super) fn code(error: &anyhow::Error) -> u8 {
     let any = |holds: fn(&(dyn Error + 'static)) -> bool| error.chain().any(holds);
-    if any(|cause| cause.downcast_ref().is_some_and(SuperviseError::is_undrained)) {
+    if any(|cause| cause.downcast_ref().is_some_and(SuperviseError::is_undrained))
+        || any(|cause| cause.downcast_ref().is_some_and(DemoError::is_interrupted))
+    {
         UNDRAINED
     } else if any(|cause| cause.downcast_ref().is_some_and(JoinerError::is_fenced))
         || any(|cause| cause.downcast_ref().is_some_and(TrainerError::is_fenced))
@@ -26,6 +29,7 @@ pub(super) fn code(error: &anyhow::Error) -> u8 {
         FENCED
     } else if any(|cause| cause.is::<Faults>())
         || any(|cause| cause.downcast_ref().is_some_and(SimulateError::is_usage))
+        || any(|cause| cause.downcast_ref().is_some_and(DemoError::is_usage))
     {
         WRONG_USAGE
     } else {

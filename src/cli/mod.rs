@@ -148,6 +148,10 @@ impl Cli {
         if matches!(self.command, Command::Run(RunArgs { accept_gap: true, .. })) {
             overrides.push("train.gap=accept".to_owned());
         }
+        if matches!(self.command, Command::Demo(_)) {
+            // Its progress is what a person wants to see; --set still has the last word.
+            overrides.insert(0, "telemetry.log_filter=warn,librdkafka=error".to_owned());
+        }
         Sources::of_process(self.global.config.clone(), overrides)
     }
 }

@@ -23,15 +23,12 @@ const POLL: Duration = Duration::from_millis(50);
 /// The stages on threads of their own. Dropping it stops them all.
 pub(super) struct Line {
     settings: Arc<Settings>,
-    /// In the order in which data flows, which is the order in which they end.
-    producing: Stage,
+    // In the order in which data flows, which is the order in which they end.
     joiner: Stage,
     trainer: Stage,
     follower: Stage,
     watcher: Stage,
     seen: Seen,
-    began: Instant,
-    progress: Progress,
 }
 
 /// What the stages let the demo see; clones share it.
@@ -62,16 +59,11 @@ pub(super) struct Drained {
 }
 
 impl Line {
-    /// Starts every stage; the world sends its stream within `duration`.
+    /// Starts every stage behind the world.
     ///
     /// # Errors
     /// When the system refuses a thread.
-    pub(super) fn start(
-        settings: &Settings,
-        world: &World,
-        duration: Duration,
-        model_dir: &Path,
-    ) -> Result<Self, DemoError> {
+    pub(super) fn start(settings: &Settings, model_dir: &Path) -> Result<Self, DemoError> {
         let settings = Arc::new(settings.clone());
         let began = Instant::now();
         let seen = Seen::default();
@@ -85,26 +77,27 @@ impl Line {
             Ok(trainer::run(settings, stop.clone())?)
         })?;
         let joiner = start("joiner", &settings, &seen, |settings, _, stop| Ok(joiner::run(settings, stop)?))?;
-        let own_world = world.clone();
-        let producing = start("world", &settings, &seen, move |settings, seen, stop| {
-            produce_world(settings, &own_world, duration, seen, stop)
-        })?;
-        let progress = Progress::new(world.config().views);
-        Ok(Self { settings, producing, joiner, trainer, follower, watcher, seen, began, progress })
+        Ok(Self { settings, joiner, trainer, follower, watcher, seen })
     }
 
-    /// Waits for the end of the stream, then ends the stages one after the other, each when it has
-    /// done all there was to do. `control_records`: how many a commit leaves behind the last record
-    /// of a partition.
+    /// Sends the world's stream within `duration`, then ends the stages one after the other, each
+    /// when it has done all there was to do. `control_records`: how many a commit leaves behind the
+    /// last record of a partition.
     ///
     /// # Errors
     /// When a stage fails or hangs, or the stop comes.
-    pub(super) fn run(mut self, control_records: i64, stop: &StopToken) -> Result<Drained, DemoError> {
-        while !self.producing.is_finished() {
-            self.pause(stop)?;
-        }
-        self.producing.finish()?;
-        let traffic_seconds = self.began.elapsed().as_secs_f64();
+    pub(super) fn run(
+        mut self,
+        world: &World,
+        duration: Duration,
+        control_records: i64,
+        stop: &StopToken,
+    ) -> Result<Drained, DemoError> {
+        // Its start-up is no delay of the join.
+        self.wait("the joiner owns its partitions", stop, |_| u64::from(partitions::reports().is_empty()))?;
+        let traffic_began = Instant::now();
+        self.send_all(world, duration, stop)?;
+        let traffic_seconds = traffic_began.elapsed().as_secs_f64();
         let produced = self.seen.produced();
         self.wait("the joiner has read everything", stop, |_| drain::unread_records(&produced))?;
         self.wait("the joiner's outputs are seen", stop, |seen| drain::unseen_outputs(&seen.watched))?;
@@ -120,7 +113,7 @@ impl Line {
         self.watcher.finish()?;
         let Seen { watched, followed, .. } = &self.seen;
         let checkpoint = checkpoint(followed).expect("it was waited for, and the follower has ended");
-        let drained = Drained {
+        Ok(Drained {
             produced,
             reports,
             counts: watched.counts(),
@@ -128,10 +121,23 @@ impl Line {
             history: followed.history(),
             checkpoint,
             traffic_seconds,
-        };
-        self.show();
-        self.progress.finish();
-        Ok(drained)
+        })
+    }
+
+    fn send_all(&mut self, world: &World, duration: Duration, stop: &StopToken) -> Result<(), DemoError> {
+        let world = world.clone();
+        let mut progress = Progress::new(world.config().views);
+        let mut producing = start("world", &self.settings, &self.seen, move |settings, seen, stop| {
+            produce_world(settings, &world, duration, seen, stop)
+        })?;
+        while !producing.is_finished() {
+            self.pause(stop)?;
+            self.show(&mut progress);
+        }
+        producing.finish()?;
+        self.show(&mut progress);
+        progress.finish();
+        Ok(())
     }
 
     /// Waits until nothing is missing.
@@ -152,11 +158,10 @@ impl Line {
         for stage in [&mut self.joiner, &mut self.trainer, &mut self.follower, &mut self.watcher] {
             stage.check()?;
         }
-        self.show();
         if stop.wait(POLL) { Err(DemoError::Interrupted) } else { Ok(()) }
     }
 
-    fn show(&mut self) {
+    fn show(&self, progress: &mut Progress) {
         let produced = self.seen.produced();
         let counts = self.seen.watched.counts();
         let learned = self.seen.followed.newest().map(|manifest| {
@@ -173,7 +178,7 @@ impl Line {
             counts.preference_pairs,
             learned.unwrap_or_default()
         );
-        self.progress.set(produced.views, message);
+        progress.set(produced.views, message);
     }
 }
 

@@ -27,13 +27,13 @@ use crate::supervise::StopToken;
 /// When a stage fails, the counts do not add up, or the report cannot be written.
 pub fn run(settings: &Settings, args: &Args, stop: &StopToken) -> Result<(), DemoError> {
     let (began, began_at) = (Instant::now(), Timestamp::now());
-    let Setup { broker, settings, world } = set_up(settings, args, began_at)?;
+    let Setup { broker, settings, world } = set_up(settings, args, began_at, stop)?;
     eprintln!("broker: {}\n{}\n", broker.name(), broker.note());
     let model_dir = args.output.join("model");
     make_dirs(&args.output, &model_dir)?;
     let world = World::new(world)?;
-    let line = Line::start(&settings, &world, args.duration, &model_dir)?;
-    let drained = line.run(broker.control_records(), stop)?;
+    let line = Line::start(&settings, &model_dir)?;
+    let drained = line.run(&world, args.duration, broker.control_records(), stop)?;
     broker.check_nothing_dropped()?;
     let held_out = judge(&settings, &world, &model_dir.join("current"), &drained.checkpoint)?;
     let mut report = report(&broker, &world, drained, held_out);

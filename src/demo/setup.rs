@@ -1,15 +1,17 @@
 //! Where the demo runs: its broker, its topics, its settings, its world.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
 use super::args::Args;
 use super::error::DemoError;
 use crate::kafka::embedded::EmbeddedBroker;
-use crate::kafka::topics::{self, CreateOptions};
+use crate::kafka::reader::LogReader;
+use crate::kafka::topics::{self, CreateOptions, Created};
 use crate::settings::{Settings, Topics};
 use crate::simulate::WorldConfig;
+use crate::supervise::StopToken;
 
 /// Views per second of the clock: 162,000 in a minute.
 const VIEWS_PER_SECOND: f64 = 2700.0;
@@ -26,6 +28,8 @@ const VIEW_BYTES: u64 = 256;
 /// it keeps 5 MiB.
 const PARTITION_BYTES: u64 = 2 * 1024 * 1024;
 const REAL_PARTITIONS: i32 = 8;
+const LEADERS_WITHIN: Duration = Duration::from_secs(30);
+const LEADERS_POLL: Duration = Duration::from_millis(100);
 
 /// The broker of a run.
 pub(super) enum Broker {
@@ -85,7 +89,12 @@ pub(super) struct Setup {
 ///
 /// # Errors
 /// When there is no broker or it does not create topics.
-pub(super) fn set_up(base: &Settings, args: &Args, now: Timestamp) -> Result<Setup, DemoError> {
+pub(super) fn set_up(
+    base: &Settings,
+    args: &Args,
+    now: Timestamp,
+    stop: &StopToken,
+) -> Result<Setup, DemoError> {
     let mut settings = base.clone();
     settings.simulate.seed = args.seed;
     settings.model.seed = args.seed;
@@ -98,7 +107,7 @@ pub(super) fn set_up(base: &Settings, args: &Args, now: Timestamp) -> Result<Set
     let run = format!("{:x}", now.as_millisecond());
     fit_to_run(&mut settings, &world, args.duration, &run);
     let broker = match &args.kafka {
-        Some(address) => create_real_topics(&mut settings, address)?,
+        Some(address) => create_real_topics(&mut settings, address, stop)?,
         None => start_embedded(&mut settings, &world)?,
     };
     Ok(Setup { broker, settings, world })
@@ -110,8 +119,6 @@ fn millis(duration: Duration) -> i64 {
 
 /// Names that no other run uses, tables as large as the world, versions that fit the broker.
 fn fit_to_run(settings: &mut Settings, world: &WorldConfig, duration: Duration, run: &str) {
-    let Topics { model_prefix, registry_prefix, .. } = &settings.topics;
-    let (model_prefix, registry_prefix) = (own(model_prefix, run), own(registry_prefix, run));
     settings.topics = Topics {
         behavior: own(&settings.topics.behavior, run),
         responses: own(&settings.topics.responses, run),
@@ -120,8 +127,7 @@ fn fit_to_run(settings: &mut Settings, world: &WorldConfig, duration: Duration, 
         behavior_groups: own(&settings.topics.behavior_groups, run),
         late: own(&settings.topics.late, run),
         dead_letters: own(&settings.topics.dead_letters, run),
-        model_prefix,
-        registry_prefix,
+        ..settings.topics.clone()
     };
     settings.joiner.group = own(&settings.joiner.group, run);
     settings.joiner.instances = 1;
@@ -144,11 +150,31 @@ fn own(name: &str, run: &str) -> String {
     format!("demo-{run}.{name}")
 }
 
-fn create_real_topics(settings: &mut Settings, address: &str) -> Result<Broker, DemoError> {
+fn create_real_topics(settings: &mut Settings, address: &str, stop: &StopToken) -> Result<Broker, DemoError> {
     settings.kafka.bootstrap_servers = address.to_owned();
     let options = CreateOptions { inputs: true, partitions: Some(REAL_PARTITIONS), replicas: None };
-    topics::create(settings, &options)?;
+    let created = topics::create(settings, &options)?;
+    wait_for_leaders(settings, &created, stop)?;
     Ok(Broker::Real(address.to_owned()))
+}
+
+/// A new topic is known before its partitions have leaders; until then whoever asks about it fails.
+fn wait_for_leaders(settings: &Settings, created: &[Created], stop: &StopToken) -> Result<(), DemoError> {
+    let reader = LogReader::new(&settings.kafka, "demo set-up")?;
+    let began = Instant::now();
+    for Created { topic, partitions, .. } in created {
+        for partition in 0..*partitions {
+            while let Err(error) = reader.watermarks(topic, partition) {
+                if began.elapsed() > LEADERS_WITHIN {
+                    return Err(error.into());
+                }
+                if stop.wait(LEADERS_POLL) {
+                    return Err(DemoError::Interrupted);
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn start_embedded(settings: &mut Settings, world: &WorldConfig) -> Result<Broker, DemoError> {

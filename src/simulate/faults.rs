@@ -12,6 +12,7 @@ use prost::Message;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
+use super::args::RecordTime;
 use super::malformed::{Defect, spoil};
 use super::run::SimulateError;
 use super::stream::{Arrival, Event, Stream, ViewTruth};
@@ -57,7 +58,7 @@ impl FaultRates {
 }
 
 /// One of the two inputs of the joiner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Input {
     Behavior,
     Responses,
@@ -111,6 +112,17 @@ impl Delivery {
     /// Whether this is an answer that a user of the world gave, at its first coming.
     pub fn is_own_response(&self) -> bool {
         self.input == Input::Responses && matches!(self.fault, None | Some(Fault::Late))
+    }
+
+    /// The record's own timestamp; `None`: the time of writing.
+    pub(super) fn timestamp_ms(&self, record_time: RecordTime) -> Option<i64> {
+        match (record_time, self.fault) {
+            // Ahead of the time of writing it may not be.
+            (RecordTime::Event, _) | (_, Some(Fault::Malformed(Defect::TimeAhead))) => {
+                Some(self.event_time_ms)
+            }
+            (RecordTime::Now, _) => None,
+        }
     }
 }
 

@@ -16,6 +16,7 @@ mod produce;
 mod progress;
 mod questionnaire;
 mod run;
+mod samples;
 mod stream;
 mod truth;
 mod views;

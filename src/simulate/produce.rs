@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::args::RecordTime;
-use super::faults::{Delivery, Fault, FaultRates, Input, Partitioning};
-use super::malformed::Defect;
+use super::faults::{Delivery, FaultRates, Input, Partitioning};
 use super::pace::Pace;
 use super::run::SimulateError;
 use super::truth::TruthFile;
@@ -111,12 +110,7 @@ fn outgoing(topic: Arc<str>, delivery: &Delivery, record_time: RecordTime) -> Ou
         key: Some(delivery.key.clone()),
         payload: delivery.payload.clone(),
         headers: Vec::new(),
-        timestamp_ms: match (record_time, delivery.fault) {
-            (RecordTime::Event, _) | (_, Some(Fault::Malformed(Defect::TimeAhead))) => {
-                Some(delivery.event_time_ms)
-            }
-            (RecordTime::Now, _) => None,
-        },
+        timestamp_ms: delivery.timestamp_ms(record_time),
     }
 }
 

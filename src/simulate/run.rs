@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use jiff::Timestamp;
+use prost::DecodeError;
 use thiserror::Error;
 
 use super::args::Args;
@@ -11,8 +12,11 @@ use super::config::WorldError;
 use super::faults::Delivery;
 use super::produce::{ProduceOptions, Produced, produce};
 use super::progress::Progress;
+use super::samples::write_samples;
 use super::truth::TruthFile;
 use super::world::World;
+use crate::contract::samples::SampleError;
+use crate::join::JoinFault;
 use crate::kafka::producer::ProduceError;
 use crate::kafka::reader::ReadError;
 use crate::settings::Settings;
@@ -41,6 +45,12 @@ pub enum SimulateError {
     Topics(#[from] ReadError),
     #[error(transparent)]
     Produce(#[from] ProduceError),
+    #[error("the samples cannot be written: {0}")]
+    Samples(#[from] SampleError),
+    #[error("the join refuses the stream: {0}")]
+    Join(#[from] JoinFault),
+    #[error("the join emitted what the contract does not know: {0}")]
+    Output(#[from] DecodeError),
     #[error("{}: {source}", path.display())]
     File { path: PathBuf, source: std::io::Error },
 }
@@ -56,7 +66,7 @@ impl SimulateError {
 
     /// Whether the arguments are at fault (exit code 2), not the run.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Argument { .. } | Self::World(_))
+        matches!(self, Self::Argument { .. } | Self::World(_) | Self::Samples(SampleError::Extension { .. }))
     }
 }
 
@@ -76,9 +86,13 @@ pub fn run(settings: &Settings, args: &Args, stop: &StopToken) -> Result<(), Sim
             progress.set(produced.views, summary(produced, began));
         }
     };
-    let options =
-        ProduceOptions { faults: args.faults, duration: plan.duration, record_time: args.record_time };
-    let produced = produce(settings, &world, options, truth.as_mut(), &mut show, stop)?;
+    let produced = if let Some(path) = &args.samples {
+        write_samples(settings, &world, args.faults, path, truth.as_mut(), &mut show, stop)?
+    } else {
+        let options =
+            ProduceOptions { faults: args.faults, duration: plan.duration, record_time: args.record_time };
+        produce(settings, &world, options, truth.as_mut(), &mut show, stop)?
+    };
     progress.set(produced.views, summary(&produced, began));
     progress.finish();
     truth.map_or(Ok(()), TruthFile::finish)

@@ -1,6 +1,6 @@
 //! The world in time: users' sessions, the ends of their views, and when each record arrives.
 //!
-//! Sessions begin at a constant rate and are in their steady state from the first moment. A
+//! Sessions begin at a rate that is as good as constant, and are in their steady state from the first moment. A
 //! session is a few requests; the views of a request are watched one after the other, and each is
 //! drawn when the one before has ended, so memory grows with the users at work, not with the
 //! stream. A view's record arrives up to 45 seconds after its end, an answer a second or two after
@@ -21,6 +21,7 @@ use crate::contract::v1::{BehaviorEvent, QuestionnaireResponse};
 
 /// The mean number of requests of a session.
 const SESSION_REQUESTS: f64 = 4.0;
+const MEAN_REQUEST_VIEWS: f64 = (MIN_REQUEST_VIEWS + MAX_REQUEST_VIEWS) as f64 / 2.0;
 /// Between two views, and between two requests.
 const SWIPE_MS: std::ops::Range<f64> = 300.0..1000.0;
 const REQUEST_PAUSE_MS: std::ops::Range<f64> = 500.0..3000.0;
@@ -88,7 +89,6 @@ pub struct Stream<'a> {
     sessions: Vec<Option<Session>>,
     free_slots: Vec<usize>,
     next_session_ms: f64,
-    mean_session_interval_ms: f64,
     requests: u64,
     remaining_views: u64,
     pending: BinaryHeap<Reverse<Pending>>,
@@ -123,7 +123,6 @@ impl<'a> Stream<'a> {
     pub(super) fn new(world: &'a World) -> Self {
         let config = world.config();
         let views_per_ms = config.views as f64 / config.span_ms as f64;
-        let mean_request_views = (MIN_REQUEST_VIEWS + MAX_REQUEST_VIEWS) as f64 / 2.0;
         let mut stream = Self {
             world,
             sessions_rng: generator(config.seed, Purpose::Sessions),
@@ -134,7 +133,6 @@ impl<'a> Stream<'a> {
             sessions: Vec::new(),
             free_slots: Vec::new(),
             next_session_ms: config.start_ms as f64,
-            mean_session_interval_ms: SESSION_REQUESTS * mean_request_views / views_per_ms.max(1e-12),
             requests: 0,
             remaining_views: config.views,
             pending: BinaryHeap::new(),
@@ -160,6 +158,15 @@ impl<'a> Stream<'a> {
             let left_ms = f64::from(session.watching.watched_ms) - watched_ms;
             self.schedule(start_ms + left_ms as i64, session);
         }
+    }
+
+    /// The interval at which the views that are left fill the time that is left. It hardly moves;
+    /// without it, chance would end a short stream a tenth of its span too early or too late.
+    fn mean_session_interval_ms(&self) -> f64 {
+        let config = self.world.config();
+        let left_ms = (config.start_ms + config.span_ms) as f64 - self.next_session_ms;
+        let left_ms = left_ms.max(0.02 * config.span_ms as f64);
+        SESSION_REQUESTS * MEAN_REQUEST_VIEWS * left_ms / self.remaining_views.max(1) as f64
     }
 
     fn begin_session(&mut self, at_ms: i64) -> Session {
@@ -225,7 +232,7 @@ impl<'a> Stream<'a> {
             _ => {
                 let begin_ms = self.next_session_ms;
                 let interval: f64 = self.sessions_rng.sample(Exp1);
-                self.next_session_ms += interval * self.mean_session_interval_ms;
+                self.next_session_ms += interval * self.mean_session_interval_ms();
                 let session = self.begin_session(begin_ms as i64);
                 self.start_watching(session, begin_ms);
             }

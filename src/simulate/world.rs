@@ -48,6 +48,7 @@ pub struct World {
     coefficients: [Coefficients; 2],
     /// A view whose satisfaction is above it satisfies.
     satisfaction_threshold: f64,
+    /// Before the middle of the stream.
     pub(super) mean_watched_ms: f64,
 }
 
@@ -153,8 +154,10 @@ impl World {
             let mood = draw_mood(&mut rng);
             for (position, video) in moment.retrieve_request(user, &mut rng).into_iter().enumerate() {
                 let draw = moment.view(user, video, position, mood, &mut rng);
-                watched_ms += f64::from(draw.watched_ms);
-                views += 1.0;
+                if moment.era == 0 {
+                    watched_ms += f64::from(draw.watched_ms);
+                    views += 1.0;
+                }
                 if draw.triggered() {
                     satisfactions.push(draw.mean_satisfaction);
                 }
