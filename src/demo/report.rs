@@ -264,6 +264,8 @@ pub(super) mod tests {
     fn quantiles_of_the_join_delay_are_observed_values() {
         let delay = JoinDelay::of((1..=100).rev().map(f64::from).collect());
         assert_eq!((delay.p50_ms, delay.p90_ms, delay.p99_ms, delay.max_ms), (50.0, 90.0, 99.0, 100.0));
+        let few = JoinDelay::of(vec![3.0, 1.0, 2.0]);
+        assert_eq!((few.p50_ms, few.p90_ms, few.max_ms), (2.0, 3.0, 3.0));
         assert_eq!(JoinDelay::of(Vec::new()), JoinDelay::default());
     }
 }

@@ -37,7 +37,7 @@ pub fn run(settings: &Settings, args: &Args, stop: &StopToken) -> Result<(), Dem
     broker.check_nothing_dropped()?;
     let held_out = judge(&settings, &world, &model_dir.join("current"), &drained.checkpoint)?;
     let mut report = report(&broker, &world, drained, held_out);
-    report.began_at = began_at.to_string();
+    report.began_at = began_at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     report.total_seconds = began.elapsed().as_secs_f64();
     write(&args.output.join("report.json"), &(to_json(&report) + "\n"))?;
     write(&args.output.join("report.html"), &page::render(&report)?)?;

@@ -50,8 +50,8 @@ impl Broker {
         match self {
             Self::Embedded(_) => {
                 "This ran on an embedded broker inside the process, librdkafka's mock cluster: a happy path on \
-                 one instance. It has no transactions worth the name, no failures and no second reader's \
-                 isolation, so it proves nothing about failure; the tests against a real Apache Kafka do that."
+                 one instance of each role. That broker accepts transactions without isolating them and never \
+                 fails, so this run proves nothing about failure; the tests against a real Apache Kafka do that."
             }
             Self::Real(_) => {
                 "This ran on a real broker, in topics of its own, with one instance of each role and without \

@@ -91,6 +91,15 @@ fn the_stream_takes_its_span_from_the_first_view_on() {
 }
 
 #[test]
+fn a_stream_is_in_its_steady_state_from_the_first_minute_on() {
+    let world = world(WorldConfig { span_ms: 3_600_000, ..config(2, 20_000) });
+    let (start_ms, span_ms) = (world.config().start_ms, world.config().span_ms);
+    let early = |simulated: &&SimulatedView| simulated.view.event_time_ms < start_ms + span_ms / 60;
+    let count = views(&world).iter().filter(early).count();
+    assert!((200..500).contains(&count), "{count} views in the first minute, expected 333");
+}
+
+#[test]
 fn records_arrive_in_order_at_most_45_seconds_after_they_happened() {
     let mut last_ms = i64::MIN;
     for arrival in world(WorldConfig { exposure: 1.0, ..config(4, 20_000) }).events() {
