@@ -173,7 +173,7 @@ mod tests {
         let mut report = sample();
         report.broker = "<script>alert(1)</script>".to_owned();
         let page = render(&report).expect("the charts can be drawn");
-        assert!(!page.contains("<script>"));
+        assert!(!page.contains("<script"));
     }
 
     #[test]

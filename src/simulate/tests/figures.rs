@@ -36,16 +36,16 @@ fn share(views: &[SimulatedView], holds: impl Fn(&ViewTruth) -> bool) -> f64 {
 #[test]
 fn the_dense_world_has_the_figures_of_the_prototype() {
     for seed in 1..=3 {
-        let world = world(config(seed, 96_000));
+        let world = world(config(seed, 40_000));
         let views = views(&world);
         let triggered = share(&views, |truth| truth.triggered);
         assert!((0.79..0.86).contains(&triggered), "seed {seed}: triggered {triggered}");
         let satisfied = share(&views, |truth| truth.triggered && truth.satisfied) / triggered;
-        assert!((0.565..0.605).contains(&satisfied), "seed {seed}: satisfied {satisfied}");
+        assert!((0.56..0.61).contains(&satisfied), "seed {seed}: satisfied {satisfied}");
         let exposed = share(&views, |truth| truth.exposed) / triggered;
-        assert!((0.047..0.053).contains(&exposed), "seed {seed}: exposed {exposed}");
+        assert!((0.046..0.054).contains(&exposed), "seed {seed}: exposed {exposed}");
         let answered = share(&views, |truth| truth.answered);
-        assert!((0.0090..0.0115).contains(&answered), "seed {seed}: answered {answered}");
+        assert!((0.0085..0.0120).contains(&answered), "seed {seed}: answered {answered}");
         let correlation = correlation(&satisfaction_and_reward(&views));
         assert!((0.10..0.22).contains(&correlation), "seed {seed}: correlation {correlation}");
         let watched_ms = |simulated: &SimulatedView| {
@@ -58,7 +58,7 @@ fn the_dense_world_has_the_figures_of_the_prototype() {
 
 #[test]
 fn answers_are_mostly_what_was_felt() {
-    let world = world(WorldConfig { exposure: 1.0, ..config(9, 30_000) });
+    let world = world(WorldConfig { exposure: 1.0, ..config(9, 20_000) });
     let responses = responses(&world);
     let count = |answer: Answer| {
         responses.iter().filter(|response| response.answer == i32::from(answer)).count() as f64
@@ -84,19 +84,20 @@ fn answers_are_mostly_what_was_felt() {
 fn the_presets_differ_as_they_say() {
     let of = |preset| {
         let simulate = Simulate { preset, ..Settings::default().simulate };
-        world(WorldConfig { views: 40_000, ..WorldConfig::new(&simulate, 1) })
+        world(WorldConfig { views: 20_000, ..WorldConfig::new(&simulate, 1) })
     };
     let (dense, mild, sparse) = (of(Preset::Dense), of(Preset::Mild), of(Preset::Sparse));
     let agreement = |world| correlation(&satisfaction_and_reward(&views(world)));
     assert!(agreement(&mild) > agreement(&dense) + 0.07, "satisfaction and behavior nearly agree");
-    assert!(responses(&sparse).len() < 40, "about one answer in 10,000 views");
+    assert!(responses(&sparse).len() < 20, "about one answer in 10,000 views");
     let drift = views(&of(Preset::Drift));
     let until_ms = dense.config().start_ms + dense.config().span_ms / 2;
     let same = |(drifted, dense): (&SimulatedView, &SimulatedView)| drifted.view == dense.view;
+    // In the order of arrival, which may be 45 seconds behind.
     let first_change = drift.iter().zip(&views(&dense)).position(|pair| !same(pair));
     let changed_ms = first_change.map(|index| drift[index].view.event_time_ms);
     assert!(
-        changed_ms.is_some_and(|changed_ms| (until_ms..until_ms + 600_000).contains(&changed_ms)),
+        changed_ms.is_some_and(|changed_ms| (until_ms - 60_000..until_ms + 600_000).contains(&changed_ms)),
         "the drifting world is the dense one until the middle, {until_ms}, but changes at {changed_ms:?}"
     );
 }
