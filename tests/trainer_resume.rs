@@ -204,6 +204,11 @@ fn a_trainer_that_stands_by_takes_over_when_the_owner_leaves() {
     eventually(DEADLINE, "the owner publishes", || registry(&settings).highest_version > 0);
     let mut other = start(&line, &[]);
     other.wait_for_output("standing by", DEADLINE);
+    samples.write(200);
+    let logs = Logs::read(&settings);
+    eventually(DEADLINE, "the owner goes on learning beside it", || {
+        registry(&settings).versions.values().next_back().is_some_and(|newest| logs.are_learned(newest))
+    });
     owner.terminate();
     assert!(owner.wait(DEADLINE).success());
     samples.write(200);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 
 use super::GroupMetadata;
@@ -82,7 +82,9 @@ impl Ownership {
             &[
                 ("group.id", group),
                 ("group.protocol", "classic"),
-                ("partition.assignment.strategy", "range"),
+                // Who owns the model keeps it when others join: any other assignor would take it
+                // from a healthy owner, or revoke it for a moment, whenever one comes to stand by.
+                ("partition.assignment.strategy", "cooperative-sticky"),
                 ("isolation.level", "read_committed"),
                 ("auto.offset.reset", "latest"),
                 ("enable.auto.commit", "false"),
@@ -146,7 +148,7 @@ impl Ownership {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Captured when the partition was assigned.
+    /// Captured at the last rebalance; `None` while the partition is not assigned.
     generation: Option<GroupMetadata>,
     lost: bool,
 }
@@ -161,18 +163,28 @@ impl ConsumerContext for Member {
         event: RDKafkaRespErr,
         partitions: &mut TopicPartitionList,
     ) {
-        let assigned = event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
-        // Nothing is fetched: the empty list only confirms the assignment.
-        let confirmed =
-            if assigned { consumer.assign(&TopicPartitionList::new()) } else { consumer.unassign() };
+        let confirmed = match event {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => take_up(consumer, partitions),
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => consumer.incremental_unassign(partitions),
+            _ => consumer.unassign(),
+        };
         if let Err(error) = confirmed {
             tracing::error!(group = self.connection.client(), %error, "the assignment was not confirmed");
         }
         self.connection.note_up();
-        let owns = assigned && partitions.count() > 0;
-        let generation = owns.then(|| consumer.group_metadata()).flatten().map(GroupMetadata::new);
         let mut state = self.lock();
-        state.lost |= state.generation.is_some();
+        let assigned = event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        let owns = assigned && (partitions.count() > 0 || state.generation.is_some());
+        state.lost |= state.generation.is_some() && !owns;
+        // An assignment that adds nothing still tells of a new generation, and the broker refuses
+        // commits with the one before.
+        let generation = owns.then(|| consumer.group_metadata()).flatten().map(GroupMetadata::new);
         state.generation = generation;
     }
+}
+
+/// Confirms what was added to the assignment. Nothing is fetched of it.
+fn take_up(consumer: &BaseConsumer<Member>, added: &TopicPartitionList) -> KafkaResult<()> {
+    consumer.incremental_assign(added)?;
+    if added.count() == 0 { Ok(()) } else { consumer.pause(added) }
 }
