@@ -140,6 +140,7 @@ impl Feed {
     }
 
     pub(super) fn assign(&mut self, offsets: &[(i32, i64)]) -> KafkaResult<()> {
+        self.resume_held()?;
         let list = self.list(offsets)?;
         self.consumer.assign(&list)?;
         self.restart(offsets);
@@ -147,15 +148,7 @@ impl Feed {
     }
 
     pub(super) fn seek(&mut self, offsets: &[(i32, i64)]) -> KafkaResult<()> {
-        let held: Vec<i32> = self
-            .owned
-            .iter()
-            .filter(|(_, progress)| progress.held)
-            .map(|(&partition, _)| partition)
-            .collect();
-        for partition in held {
-            self.hold(partition, false)?;
-        }
+        self.resume_held()?;
         if offsets.is_empty() {
             return Ok(());
         }
@@ -168,8 +161,17 @@ impl Feed {
     }
 
     pub(super) fn unassign(&mut self) -> KafkaResult<()> {
+        self.resume_held()?;
         self.owned.clear();
         self.consumer.unassign()
+    }
+
+    /// librdkafka keeps a partition paused through unassigning and assigning it again: held once
+    /// and not resumed, it would never be fetched again.
+    fn resume_held(&mut self) -> KafkaResult<()> {
+        let is_held = |(&partition, progress): (&i32, &Progress)| progress.held.then_some(partition);
+        let held: Vec<i32> = self.owned.iter().filter_map(is_held).collect();
+        held.into_iter().try_for_each(|partition| self.hold(partition, false))
     }
 
     pub(super) fn hold(&mut self, partition: i32, held: bool) -> KafkaResult<()> {
