@@ -70,17 +70,18 @@ impl StreamClock {
     }
 
     /// Lets this input no longer hold the other back before `time_ms`. `next_offset`: the first
-    /// that is not yet read.
-    pub fn advance(&mut self, next_offset: i64, time_ms: i64) {
+    /// that is not yet read. True when that is a new fact, to be committed.
+    pub fn advance(&mut self, next_offset: i64, time_ms: i64) -> bool {
         if self.expiry_time_ms(next_offset) >= Some(time_ms) {
-            return;
+            return false;
         }
         let has_room = self.advances.len() < MAX_ADVANCES;
         match self.advances.last_mut() {
             Some(last) if last.0 == next_offset => last.1 = time_ms,
             _ if has_room => self.advances.push((next_offset, time_ms)),
-            _ => {}
+            _ => return false,
         }
+        true
     }
 
     /// Forgets the advances that a replay from `replay_from`, with stream time `replay_time_ms`

@@ -167,15 +167,16 @@ impl PartitionJoin {
     }
 
     /// Says that an input is read to its end and has been silent for `join.idle_after_ms`: it no
-    /// longer holds the other back. Call it as long as that lasts; commit afterwards.
-    pub fn on_idle(&mut self, side: Side) {
+    /// longer holds the other back. Call it as long as that lasts. True when there is something new
+    /// to commit.
+    pub fn on_idle(&mut self, side: Side) -> bool {
         let other_ms = self.progress(side.other()).clock.time_ms();
-        if let (Some(time_ms), false) = (other_ms, self.is_replaying) {
-            let progress = self.progress_mut(side);
-            let next_offset = progress.next_offset();
-            progress.clock.advance(next_offset, time_ms);
-            self.expire();
-        }
+        let (Some(time_ms), false) = (other_ms, self.is_replaying) else { return false };
+        let progress = self.progress_mut(side);
+        let next_offset = progress.next_offset();
+        let advanced = progress.clock.advance(next_offset, time_ms);
+        self.expire();
+        advanced
     }
 
     /// What to commit with everything emitted so far. Not while replaying.

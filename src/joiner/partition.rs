@@ -142,7 +142,7 @@ impl Partition {
             let waiting = self.waiting(side);
             let silent = waiting.last_arrival.is_some_and(|last| now.duration_since(last) >= idle_after);
             if at_end && silent && waiting.records.is_empty() {
-                self.join.on_idle(side);
+                self.is_changed |= self.join.on_idle(side);
             }
         }
     }

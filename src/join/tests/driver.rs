@@ -67,7 +67,7 @@ impl Driver {
                 }
                 Step::Commit => self.commit(),
                 Step::Crash(bits) => self.crash(bits),
-                Step::Idle(side) => self.join.on_idle(side),
+                Step::Idle(side) => drop(self.join.on_idle(side)),
             }
         }
     }
