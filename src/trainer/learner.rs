@@ -47,6 +47,8 @@ pub struct Learner {
     progress: Progress,
     schedule: Schedule,
     batcher: MicroBatcher<Queued>,
+    batch_age: Duration,
+    last_step: Instant,
     event_time_watermark_ms: i64,
     max_bad_batches: u32,
     bad_batches: u32,
@@ -68,6 +70,8 @@ impl Learner {
                 Instant::now(),
             ),
             batcher: MicroBatcher::new(settings.train.batch_groups, ms(settings.train.batch_age_ms)),
+            batch_age: ms(settings.train.batch_age_ms),
+            last_step: Instant::now(),
             event_time_watermark_ms: learned.event_time_watermark_ms,
             max_bad_batches: settings.train.max_bad_batches,
             bad_batches: 0,
@@ -82,6 +86,7 @@ impl Learner {
             if let Some(batch) = self.batcher.poll(Instant::now()) {
                 self.learn(batch)?;
             }
+            self.learn_pairs_if_stuck()?;
             self.publish_if_due();
             self.receive()?;
         }
@@ -193,10 +198,19 @@ impl Learner {
 
     /// One step. A batch that cannot be learned is passed over, and named in the next version.
     fn learn(&mut self, batch: Vec<Queued>) -> Result<(), TrainerError> {
-        if batch.is_empty() {
-            return Ok(());
-        }
+        if batch.is_empty() { Ok(()) } else { self.step(batch) }
+    }
+
+    /// A full reservoir makes the pairs wait until a step has drawn some of it. Where no groups
+    /// come, such a step learns pairs alone.
+    fn learn_pairs_if_stuck(&mut self) -> Result<(), TrainerError> {
+        let is_stuck = self.trainer.is_full() && self.last_step.elapsed() >= self.batch_age;
+        if is_stuck { self.step(Vec::new()) } else { Ok(()) }
+    }
+
+    fn step(&mut self, batch: Vec<Queued>) -> Result<(), TrainerError> {
         let started = Instant::now();
+        self.last_step = started;
         let mut from = Vec::with_capacity(batch.len());
         let mut groups = Vec::with_capacity(batch.len());
         for (partition, offset, group) in batch {
