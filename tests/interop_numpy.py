@@ -1,7 +1,7 @@
 """Reads a followed model without easq and scores views with it.
 
 Arguments: the version's folder, views as JSON lines, the scores that easq gave them. Prints what it
-found as one JSON object. The forward pass is the one of the README's formulas, in 64 bits.
+found as one JSON object. The forward pass is written from the formulas of the model's documentation, in 64 bits.
 """
 import base64
 import hashlib
