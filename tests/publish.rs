@@ -11,6 +11,7 @@ use bytes::Bytes;
 use easq::contract::v1::{self, VersionKind};
 use easq::kafka::GroupMetadata;
 use easq::kafka::ownership::{Owned, Ownership};
+use easq::kafka::reader::LogReader;
 use easq::kafka::transaction::TransactionalProducer;
 use easq::model::{Dtype, HostTensor};
 use easq::publish::registry::{PIN, PRODUCTION, Registry, RegistryReader, version_key};
@@ -319,24 +320,27 @@ fn the_page_topic_is_trimmed_never_above_a_page_that_a_kept_version_needs() {
     model.publish(candidate(10));
     // The pinned version holds the log back unless its pages move.
     model.write(&[(PIN.to_owned(), pointer(1))]);
-    let mut longest = 0;
+    let reader = LogReader::new(&model.settings.kafka, "test watermarks").expect("a valid configuration");
+    let watermarks = |topic: &str| reader.watermarks(topic, 0).expect("an answer");
+    let (mut longest, mut trims, mut low) = (0, 0, 0);
     for step in 11..300 {
         model.publish(candidate(step));
-        if step % 20 != 0 {
-            continue;
-        }
-        let (low, high) = Kafka::shared().watermarks(&model.page_topic(), 0);
+        let (before, (now, high)) = (low, watermarks(&model.page_topic()));
+        low = now;
+        trims += usize::from(low > before);
         longest = longest.max(high - low);
-        for manifest in model.registry().versions.values() {
+        for manifest in model.publisher.registry().versions.values() {
             let offsets = manifest.tensors.iter().flat_map(|tensor| &tensor.pages).map(|page| page.offset);
+            let lowest = offsets.min().expect("a version has pages");
             assert!(
-                offsets.min().is_some_and(|lowest| lowest >= low),
-                "step {step}, version {}",
+                lowest >= low,
+                "step {step}: version {} needs {lowest}, {low} is there",
                 manifest.version
             );
         }
     }
-    let (low, high) = Kafka::shared().watermarks(&model.page_topic(), 0);
+    assert!(trims > 1, "trimmed {trims} times");
+    let (_, high) = watermarks(&model.page_topic());
     assert!(low > high / 2, "trimmed up to {low} of {high}");
     assert!(longest < 700, "at most {longest} records lay there at a time");
     let kept: Vec<u64> = model.registry().versions.into_keys().collect();

@@ -103,6 +103,11 @@ impl Publisher {
         Ok(Self { settings, producer, registry, pages, admin, parent, log_end, trimmed_below: 0, stop })
     }
 
+    /// What a reader of the registry sees once the last commit has reached it.
+    pub fn registry(&self) -> &Registry {
+        &self.registry.registry
+    }
+
     /// Publishes a candidate under the next version number and, if the gate lets it, as production.
     ///
     /// `group` gives the trainer's membership while it owns the model: the broker refuses the
