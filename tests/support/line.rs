@@ -42,6 +42,11 @@ impl Line {
         line
     }
 
+    /// The brokers that its topics are on.
+    pub fn kafka(&self) -> &Kafka {
+        Kafka::shared()
+    }
+
     /// Overrides `section.key`.
     pub fn set(mut self, key: &str, value: impl Display) -> Self {
         self.overrides.insert(key.to_owned(), value.to_string());
