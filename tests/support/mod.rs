@@ -4,6 +4,7 @@
 //! Nothing here skips: a test whose broker cannot be had fails and says what is missing.
 #![allow(dead_code, unused_imports)] // each binary uses a part of it
 
+mod cluster;
 mod events;
 pub mod joiners;
 mod kafka;
@@ -15,6 +16,7 @@ mod samples;
 mod wait;
 pub mod world;
 
+pub use cluster::{Cluster, Door};
 pub use events::{response, view};
 pub use kafka::{Input, Kafka, Record};
 pub use line::Line;
