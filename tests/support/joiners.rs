@@ -75,7 +75,7 @@ pub fn inputs(line: &Line) -> [(Side, String); 2] {
 /// The state that the group has committed with the offset of one input partition.
 pub fn committed(line: &Line, topic: &str, partition: i32) -> Option<InputState> {
     let group = line.settings().joiner.group;
-    let (offset, metadata) = Kafka::shared().committed(&group, topic, partition)?;
+    let (offset, metadata) = line.kafka().committed(&group, topic, partition)?;
     Some(InputState::decode(offset, &metadata).expect("state of this program"))
 }
 
@@ -90,7 +90,7 @@ pub fn consumed_records(line: &Line, partitions: i32) -> u64 {
 pub fn consumed_to_the_end(line: &Line, partitions: i32) {
     for (_, topic) in inputs(line) {
         for partition in 0..partitions {
-            let (_, end) = Kafka::shared().watermarks(&topic, partition);
+            let (_, end) = line.kafka().watermarks(&topic, partition);
             let what = format!("'{topic}' partition {partition} is consumed up to {end}");
             eventually(SOON, &what, || {
                 let next = committed(line, &topic, partition).map_or(0, |state| state.next_offset);
@@ -100,9 +100,14 @@ pub fn consumed_to_the_end(line: &Line, partitions: i32) {
     }
 }
 
-/// Messages of an output topic in the order of partition and offset.
+/// Messages of an output topic on the shared broker, in the order of partition and offset.
 pub fn messages<M: Message + Default>(topic: &str) -> Vec<M> {
-    Kafka::shared().read_to_end(topic).iter().map(Record::decode).collect()
+    messages_on(Kafka::shared(), topic)
+}
+
+/// The same on other brokers.
+pub fn messages_on<M: Message + Default>(kafka: &Kafka, topic: &str) -> Vec<M> {
+    kafka.read_to_end(topic).iter().map(Record::decode).collect()
 }
 
 /// Where a record of `topics.late` or `topics.dead_letters` came from.

@@ -2,8 +2,8 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -17,12 +17,16 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
-/// A broker that every test of this process shares.
+/// Brokers to test against: those that every test of this process shares, or a
+/// [`Cluster`](super::Cluster) of one test's own.
+#[derive(Debug, Clone)]
 pub struct Kafka {
     bootstrap: String,
+    /// Of the topics that are created on it.
+    replicas: i32,
     /// Held so that its standard input stays open: when that closes, which the end of this process
     /// by whatever cause does, `scripts/with-kafka` stops the broker and removes its data.
-    _broker: Option<Child>,
+    _broker: Option<Arc<Child>>,
 }
 
 /// A record for [`Kafka::produce`].
@@ -80,7 +84,7 @@ impl Kafka {
         static SHARED: OnceLock<Kafka> = OnceLock::new();
         SHARED.get_or_init(|| {
             let kafka = match std::env::var("EASQ_TEST_KAFKA") {
-                Ok(bootstrap) if !bootstrap.is_empty() => Self { bootstrap, _broker: None },
+                Ok(bootstrap) if !bootstrap.is_empty() => Self::at(&bootstrap, 1),
                 _ => Self::start(),
             };
             let client: BaseConsumer = kafka.client().create().expect("a valid client configuration");
@@ -89,6 +93,12 @@ impl Kafka {
             }
             kafka
         })
+    }
+
+    /// Brokers at these addresses, as many as topics get replicas.
+    pub fn at(bootstrap: &str, brokers: usize) -> Self {
+        let replicas = i32::try_from(brokers).expect("a small number");
+        Self { bootstrap: bootstrap.to_owned(), replicas, _broker: None }
     }
 
     fn start() -> Self {
@@ -106,7 +116,7 @@ impl Kafka {
         BufReader::new(stdout).read_line(&mut address).expect("standard output in UTF-8");
         let bootstrap = address.trim().to_owned();
         assert!(!bootstrap.is_empty(), "{script} started no Kafka; what it printed says why");
-        Self { bootstrap, _broker: Some(child) }
+        Self { _broker: Some(Arc::new(child)), ..Self::at(&bootstrap, 1) }
     }
 
     /// `host:port`, for `kafka.bootstrap_servers`.
@@ -136,7 +146,7 @@ impl Kafka {
 
     /// Creates a topic with settings of its own, and waits until the broker serves it.
     pub fn create_topic_with(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) {
-        let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(self.replicas));
         let topic = settings.iter().fold(topic, |topic, (key, value)| topic.set(key, value));
         let options = AdminOptions::new().operation_timeout(Some(ANSWER_WITHIN));
         let admin = self.admin();
@@ -226,6 +236,8 @@ impl Kafka {
             match consumer.poll(Duration::from_millis(100)) {
                 Some(Ok(message)) => records.push(record(&message)),
                 Some(Err(KafkaError::PartitionEOF(partition))) => _ = ended.insert(partition),
+                // One of several brokers may be away, and its partitions come from another soon.
+                Some(Err(error)) if is_broker_away(&error) => continue,
                 Some(Err(error)) => panic!("reading {topic}: {error}"),
                 None => continue,
             }
@@ -285,6 +297,12 @@ fn enqueue(producer: &FutureProducer, topic: &str, input: &Input) -> rdkafka::pr
             Err((error, _)) => panic!("a record was refused for {topic}: {error}"),
         }
     }
+}
+
+fn is_broker_away(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure, NotLeaderForPartition};
+    let code = error.rdkafka_error_code();
+    matches!(code, Some(AllBrokersDown | BrokerTransportFailure | NotLeaderForPartition))
 }
 
 fn record(message: &impl Message) -> Record {

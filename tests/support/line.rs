@@ -11,6 +11,7 @@ use super::{Easq, Kafka};
 /// Settings for one test, usable in this process and by the binary as a child process.
 #[derive(Debug, Clone)]
 pub struct Line {
+    kafka: Kafka,
     name: String,
     overrides: BTreeMap<String, String>,
 }
@@ -19,9 +20,15 @@ impl Line {
     /// The defaults on the shared broker, with every topic, group and model named after `prefix`.
     /// Clients started from it listen on no HTTP port.
     pub fn new(prefix: &str) -> Self {
+        Self::on(Kafka::shared(), prefix)
+    }
+
+    /// The same on other brokers. Where `kafka.bootstrap_servers` is set afterwards, the program
+    /// takes that way to them, and the test goes on directly.
+    pub fn on(kafka: &Kafka, prefix: &str) -> Self {
         let name = Kafka::unique(prefix);
-        let mut line = Self { name, overrides: BTreeMap::new() };
-        line = line.set("kafka.bootstrap_servers", Kafka::shared().bootstrap()).set("telemetry.listen", "");
+        let mut line = Self { kafka: kafka.clone(), name, overrides: BTreeMap::new() };
+        line = line.set("kafka.bootstrap_servers", kafka.bootstrap()).set("telemetry.listen", "");
         for key in [
             "topics.behavior",
             "topics.responses",
@@ -44,7 +51,7 @@ impl Line {
 
     /// The brokers that its topics are on.
     pub fn kafka(&self) -> &Kafka {
-        Kafka::shared()
+        &self.kafka
     }
 
     /// Overrides `section.key`.
@@ -74,7 +81,7 @@ impl Line {
 
     /// Creates both input topics and the outputs of joiner and trainer, as production has them.
     pub fn create_topics(&self, partitions: i32) {
-        let kafka = Kafka::shared();
+        let kafka = &self.kafka;
         let settings = self.settings();
         let topics = &settings.topics;
         for topic in [

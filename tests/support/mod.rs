@@ -4,6 +4,7 @@
 //! Nothing here skips: a test whose broker cannot be had fails and says what is missing.
 #![allow(dead_code, unused_imports)] // each binary uses a part of it
 
+mod cluster;
 mod events;
 pub mod joiners;
 mod kafka;
@@ -16,6 +17,7 @@ pub mod verify;
 mod wait;
 pub mod world;
 
+pub use cluster::{Cluster, Door};
 pub use events::{response, view};
 pub use kafka::{Input, Kafka, Record};
 pub use line::Line;

@@ -78,8 +78,7 @@ impl Easq {
 
     /// Sends a signal by its name, such as `STOP`, `CONT` or `INT`.
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
-        assert!(status.is_ok_and(|status| status.success()), "SIG{name} could not be sent");
+        signal(&self.child, name);
     }
 
     /// SIGKILL, and waits until it is gone.
@@ -109,6 +108,12 @@ impl Drop for Easq {
             eprintln!("--- easq {}\n{}---", self.arguments, self.output());
         }
     }
+}
+
+/// Sends a signal by its name, such as `STOP`, `CONT` or `INT`.
+pub fn signal(child: &Child, name: &str) {
+    let status = Command::new("kill").args(["-s", name, &child.id().to_string()]).status();
+    assert!(status.is_ok_and(|status| status.success()), "SIG{name} could not be sent");
 }
 
 fn copy_lines(from: impl Read + Send + 'static, to: Arc<Mutex<String>>) -> thread::JoinHandle<()> {

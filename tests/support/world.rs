@@ -6,7 +6,7 @@ use easq::settings::{Partitioner, Settings};
 use easq::simulate::{Delivery, Fault, FaultRates, Partitioning, World, WorldConfig};
 
 use super::oracle::Address;
-use super::{Input, Kafka, Line};
+use super::{Input, Line};
 
 /// Every fault that a log has, often enough to matter in a few ten thousand records.
 pub const FAULTS: FaultRates = FaultRates { duplicates: 0.02, late: 0.01, orphans: 0.2, malformed: 0.005 };
@@ -42,7 +42,7 @@ pub fn write(line: &Line, deliveries: &[Delivery]) -> BTreeSet<Address> {
     ] {
         let of_input: Vec<&Delivery> = deliveries.iter().filter(|delivery| delivery.input == input).collect();
         let records: Vec<Input> = of_input.iter().map(|delivery| record(delivery)).collect();
-        let addresses = Kafka::shared().produce(topic, &records);
+        let addresses = line.kafka().produce(topic, &records);
         for (delivery, (partition, offset)) in of_input.iter().zip(addresses) {
             if matches!(delivery.fault, Some(Fault::Malformed(_))) {
                 malformed.insert((topic.clone(), partition, offset));
