@@ -9,6 +9,7 @@ mod events;
 pub mod joiners;
 mod kafka;
 mod line;
+pub mod lineage;
 pub mod oracle;
 mod process;
 mod python;
