@@ -59,6 +59,9 @@ pub struct InputState {
     pub products: Option<Products>,
     /// The last record consumed.
     pub last: Option<RecordIdentity>,
+    /// What the cluster calls the topic, where it says so: another one of the same name has another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic_id: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -130,13 +133,15 @@ mod tests {
             mis_keyed: 1,
             products: Some(Products { labelled_views: 40, ..Products::default() }),
             last: Some(RecordIdentity { offset: 56, timestamp_ms: None, hash: u64::MAX }),
+            topic_id: Some("topic".to_owned()),
         }
     }
 
     #[test]
     fn a_state_comes_back_as_it_was_committed() {
         assert_eq!(InputState::decode(57, &state().encode()), Ok(state()));
-        let bare = InputState { products: None, last: None, idle_advances: Vec::new(), ..state() };
+        let bare =
+            InputState { products: None, last: None, idle_advances: Vec::new(), topic_id: None, ..state() };
         assert_eq!(InputState::decode(57, &bare.encode()), Ok(bare));
     }
 
@@ -150,7 +155,7 @@ mod tests {
             "single_view_groups":0,"unsampled_views":0,"views_after_group":0,"views_over_group":0,
             "views_again_in_group":0,"views_of_evicted_groups":0,"forgotten_views":0},
             "last":{"offset":56,"timestamp_ms":null,"hash":18446744073709551615}}"#;
-        assert_eq!(InputState::decode(57, metadata), Ok(state()));
+        assert_eq!(InputState::decode(57, metadata), Ok(InputState { topic_id: None, ..state() }));
     }
 
     #[test]
@@ -184,6 +189,7 @@ mod tests {
             mis_keyed: u64::MAX,
             products: Some(products),
             last: Some(RecordIdentity { offset: i64::MIN, timestamp_ms: Some(i64::MIN), hash: u64::MAX }),
+            topic_id: Some("x".repeat(22)),
         };
         assert!(state.encode().len() <= MAX_METADATA_BYTES, "{} bytes", state.encode().len());
     }

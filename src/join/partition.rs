@@ -85,6 +85,17 @@ impl PartitionJoin {
         join
     }
 
+    /// Which topics the inputs are, in the cluster's words: committed with the offsets.
+    pub fn with_topic_ids(mut self, views: Option<String>, responses: Option<String>) -> PartitionJoin {
+        (self.views.topic_id, self.responses.topic_id) = (views, responses);
+        self
+    }
+
+    /// As given to [`with_topic_ids`](PartitionJoin::with_topic_ids), views first.
+    pub fn topic_ids(&self) -> [Option<&str>; 2] {
+        [self.views.topic_id.as_deref(), self.responses.topic_id.as_deref()]
+    }
+
     /// Where to assign an input: its first offset to read.
     pub fn read_from(&self, side: Side) -> i64 {
         self.progress(side).next_offset()

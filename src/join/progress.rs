@@ -32,6 +32,7 @@ pub(super) struct Progress {
     /// Records held as waiting that the outcomes already count, see [`Progress::resume`].
     uncounted: u64,
     last: LastRecord,
+    pub topic_id: Option<String>,
     /// The committed state, until it is rebuilt.
     target: Option<Box<InputState>>,
     loss: Option<RetentionLoss>,
@@ -57,6 +58,7 @@ impl Progress {
             outcomes: Outcomes::default(),
             uncounted: 0,
             last: LastRecord::Known(None),
+            topic_id: None,
             target: None,
             loss: None,
         };
@@ -200,6 +202,7 @@ impl Progress {
             mis_keyed: self.keying.mis_keyed(),
             products: None,
             last: self.last_identity(),
+            topic_id: self.topic_id.clone(),
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::contract::Side;
 use crate::join::{self, Frontier, InputState, PartitionJoin, Position};
+use crate::kafka::identity::TopicId;
 use crate::kafka::membership::{Bounds, Committed, CommittedPartition, Start};
 use crate::kafka::reader::{From, ReadError, Reading};
 use crate::settings::Settings;
@@ -13,6 +14,7 @@ use crate::telemetry::events;
 
 use super::JoinerError;
 use super::begin::{BeginAt, begin_at};
+use super::error::TopicReplaced;
 use super::instance::Instance;
 use super::partition::{Partition, Phase, TailReading};
 use super::tail::{Tail, TailProgress};
@@ -76,6 +78,7 @@ impl Instance<'_> {
         partitions: &[i32],
         mut kept: BTreeMap<i32, Partition>,
     ) -> Result<Option<BTreeMap<i32, Partition>>, JoinerError> {
+        let Some(ids) = self.membership.topic_ids(self.stop)? else { return Ok(None) };
         let Some(committed) = self.membership.committed(partitions, self.stop)? else { return Ok(None) };
         let mut states = BTreeMap::new();
         for of_partition in committed {
@@ -84,34 +87,40 @@ impl Instance<'_> {
             if let Some(mut partition) = kept.remove(&number)
                 && frontier.is_some()
                 && partition.frontier == frontier
+                && partition.join.topic_ids() == ids.each_ref().map(Option::as_deref)
             {
                 partition.go_on(Instant::now());
                 states.insert(number, partition);
                 continue;
             }
-            let Some(mut state) = self.recover_partition(of_partition)? else { return Ok(None) };
+            let Some(mut state) = self.recover_partition(of_partition, &ids)? else { return Ok(None) };
             state.frontier = frontier;
             states.insert(number, state);
         }
         Ok(Some(states))
     }
 
-    fn recover_partition(&mut self, committed: CommittedPartition) -> Result<Option<Partition>, JoinerError> {
+    fn recover_partition(
+        &mut self,
+        committed: CommittedPartition,
+        ids: &[Option<TopicId>; 2],
+    ) -> Result<Option<Partition>, JoinerError> {
         let number = committed.partition;
+        let [views_id, responses_id] = ids;
         match (committed.views, committed.responses) {
             (Some(views), Some(responses)) => {
-                let Some(views) = self.resume(Side::Views, number, views)? else { return Ok(None) };
-                let Some(responses) = self.resume(Side::Responses, number, responses)? else {
+                let Some(views) = self.resume(Side::Views, number, views, views_id)? else { return Ok(None) };
+                let Some(responses) = self.resume(Side::Responses, number, responses, responses_id)? else {
                     return Ok(None);
                 };
                 let Some(tail) = self.plan_tail(number, (views.clone(), responses.clone()))? else {
                     return Ok(None);
                 };
-                let join = PartitionJoin::new(self.config.clone(), number, views, responses);
+                let join = self.join(number, (views, responses), ids);
                 self.report_losses(number, &join);
                 Ok(Some(Partition::new(number, join, Phase::Tail(Box::new(tail.into())), Instant::now())))
             }
-            (None, None) => self.begin(number),
+            (None, None) => self.begin(number, ids),
             (Some(_), None) => Err(self.one_sided(Side::Views, number)),
             (None, Some(_)) => Err(self.one_sided(Side::Responses, number)),
         }
@@ -147,12 +156,25 @@ impl Instance<'_> {
         side: Side,
         partition: i32,
         committed: Committed,
+        topic_id: &Option<TopicId>,
     ) -> Result<Option<join::Start>, JoinerError> {
         let topic = self.membership.topic(side);
         let group = || self.settings.joiner.group.clone();
         let state = InputState::decode(committed.offset, &committed.metadata).map_err(|source| {
             JoinerError::Frontier { group: group(), topic: topic.to_string(), partition, source }
         })?;
+        if let (Some(before), Some(now)) = (&state.topic_id, topic_id)
+            && before != now
+        {
+            return Err(JoinerError::TopicReplaced(Box::new(TopicReplaced {
+                group: group(),
+                topic: topic.to_string(),
+                partition,
+                offset: committed.offset,
+                before: before.clone(),
+                now: now.clone(),
+            })));
+        }
         let Some(Bounds { low, end }) = self.membership.bounds(topic, partition, self.stop)? else {
             return Ok(None);
         };
@@ -169,7 +191,7 @@ impl Instance<'_> {
     }
 
     /// A partition of which the group has consumed nothing yet.
-    fn begin(&self, partition: i32) -> Result<Option<Partition>, JoinerError> {
+    fn begin(&self, partition: i32, ids: &[Option<TopicId>; 2]) -> Result<Option<Partition>, JoinerError> {
         if !self.check_no_outputs(partition)? {
             return Ok(None);
         }
@@ -191,12 +213,22 @@ impl Instance<'_> {
             };
         }
         let [views, responses] = first.map(join::Start::At);
-        let join = PartitionJoin::new(self.config.clone(), partition, views, responses);
+        let join = self.join(partition, (views, responses), ids);
         let mut state = Partition::new(partition, join, Phase::Live, Instant::now());
         // A beginning that depends on the time of the start is committed at once, so that the next
         // start does not choose another one.
         state.is_changed = begin_at(&self.settings.input.start)? != BeginAt::Earliest;
         Ok(Some(state))
+    }
+
+    fn join(
+        &self,
+        partition: i32,
+        (views, responses): (join::Start, join::Start),
+        [views_id, responses_id]: &[Option<TopicId>; 2],
+    ) -> PartitionJoin {
+        PartitionJoin::new(self.config.clone(), partition, views, responses)
+            .with_topic_ids(views_id.clone(), responses_id.clone())
     }
 
     /// Outputs without committed offsets mean that offsets have expired, or that the group has a
@@ -295,7 +327,9 @@ impl Instance<'_> {
                 TailProgress::TooFew => {
                     reading.tail.widen();
                     let (views, responses) = reading.tail.starts.clone();
-                    partition.join = PartitionJoin::new(self.config.clone(), number, views, responses);
+                    let [views_id, responses_id] = partition.join.topic_ids().map(|id| id.map(str::to_owned));
+                    partition.join = PartitionJoin::new(self.config.clone(), number, views, responses)
+                        .with_topic_ids(views_id, responses_id);
                 }
             }
             return Ok(());

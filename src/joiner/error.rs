@@ -23,6 +23,14 @@ pub enum JoinerError {
          with new output topics"
     )]
     OffsetBeyondEnd { group: String, topic: String, partition: i32, committed: i64, end: i64 },
+    #[error(transparent)]
+    TopicReplaced(Box<TopicReplaced>),
+    #[error(
+        "topic '{topic}' was deleted and created again while it was read (id {before} before, {now} now): what the \
+         new one held at the old offsets in the last {within_seconds} s may have been joined; use a new joiner.group \
+         with new output topics"
+    )]
+    TopicReplacedMeanwhile { topic: String, before: String, now: String, within_seconds: u64 },
     #[error(
         "group '{group}' has committed offsets of '{with}' partition {partition} but none of '{without}': that \
          topic was deleted and created again, or its offsets were reset by hand; use a new joiner.group with new \
@@ -37,10 +45,28 @@ pub enum JoinerError {
     OutputsWithoutOffsets { group: String, topic: String, partition: i32, offset: i64 },
     #[error("input.start = \"{value}\": not a time ({reason}); use earliest, latest or RFC 3339")]
     Start { value: String, reason: String },
+    #[error("watching the input topics: {0}")]
+    Observer(String),
     #[error("joiner instance {instance} panicked: {message}")]
     Panicked { instance: usize, message: String },
     #[error("cannot start a thread for joiner instance {instance}")]
     Thread { instance: usize, source: std::io::Error },
+}
+
+/// Offsets were committed of a topic whose name belongs to another one now.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "topic '{topic}' was deleted and created again: group '{group}' has read the topic with id {before}, and the \
+     one of this name has id {now}, so that offset {offset} of partition {partition} means another record; use a \
+     new joiner.group with new output topics to begin with it"
+)]
+pub struct TopicReplaced {
+    pub(super) group: String,
+    pub(super) topic: String,
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+    pub(super) before: String,
+    pub(super) now: String,
 }
 
 impl JoinerError {

@@ -32,6 +32,8 @@ pub(super) struct Instance<'a> {
     pub(super) settings: &'a Settings,
     pub(super) number: usize,
     pub(super) stop: &'a StopToken,
+    /// Ends the instance without a commit: what is open rests on something that is not so any more.
+    halt: &'a StopToken,
     pub(super) config: Arc<Config>,
     pub(super) membership: Membership,
     pub(super) producer: TransactionalProducer,
@@ -61,6 +63,7 @@ impl<'a> Instance<'a> {
         number: usize,
         identity: &Identity,
         stop: &'a StopToken,
+        halt: &'a StopToken,
     ) -> Result<Option<Self>, JoinerError> {
         let timeout = Duration::from_millis(settings.joiner.transaction_timeout_ms);
         let producer =
@@ -75,6 +78,7 @@ impl<'a> Instance<'a> {
             settings,
             number,
             stop,
+            halt,
             config,
             membership,
             producer,
@@ -97,6 +101,9 @@ impl<'a> Instance<'a> {
         let mut is_busy = false;
         while !self.stop.is_stopped() {
             is_busy = self.turn(is_busy)?;
+        }
+        if self.halt.is_stopped() {
+            self.abort("the joiner halts")?;
         }
         self.transact(Self::commit)?;
         self.forget_partitions(false);

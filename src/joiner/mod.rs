@@ -16,6 +16,7 @@ mod output;
 mod partition;
 mod report;
 mod tail;
+mod watch;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
@@ -27,6 +28,7 @@ use crate::supervise::{StopToken, panic_message};
 pub use error::JoinerError;
 use identity::identity;
 use instance::Instance;
+use watch::TopicWatch;
 
 /// How often the instances are looked after while they run.
 const WATCH_INTERVAL: Duration = Duration::from_millis(50);
@@ -39,18 +41,26 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(50);
 pub fn run(settings: &Settings, stop: &StopToken) -> Result<(), JoinerError> {
     // Of its own, so that a failure stops the instances and nothing else.
     let instances_stop = StopToken::new();
+    let halt = StopToken::new();
+    let mut topics = TopicWatch::new(settings)?;
     thread::scope(|scope| {
         let mut running = Vec::new();
         let mut outcome = Ok(());
         for instance in 0..settings.joiner.instances {
-            let stop = &instances_stop;
+            let (stop, halt) = (&instances_stop, &halt);
             let thread = thread::Builder::new().name(format!("joiner-{instance}"));
-            match thread.spawn_scoped(scope, move || run_caught(settings, instance, stop)) {
+            match thread.spawn_scoped(scope, move || run_caught(settings, instance, stop, halt)) {
                 Ok(handle) => running.push(handle),
                 Err(source) => outcome = outcome.and(Err(JoinerError::Thread { instance, source })),
             }
         }
         while !running.is_empty() {
+            if outcome.is_ok()
+                && let Err(replaced) = topics.look()
+            {
+                halt.stop();
+                outcome = Err(replaced);
+            }
             if outcome.is_err()
                 || stop.wait(WATCH_INTERVAL)
                 || running.iter().any(|handle| handle.is_finished())
@@ -66,18 +76,29 @@ pub fn run(settings: &Settings, stop: &StopToken) -> Result<(), JoinerError> {
     })
 }
 
-fn run_caught(settings: &Settings, instance: usize, stop: &StopToken) -> Result<(), JoinerError> {
+fn run_caught(
+    settings: &Settings,
+    instance: usize,
+    stop: &StopToken,
+    halt: &StopToken,
+) -> Result<(), JoinerError> {
     // Nothing that a panic left half done is used again.
-    catch_unwind(AssertUnwindSafe(|| run_instance(settings, instance, stop)))
+    catch_unwind(AssertUnwindSafe(|| run_instance(settings, instance, stop, halt)))
         .unwrap_or_else(|panic| Err(JoinerError::Panicked { instance, message: panic_message(&*panic) }))
 }
 
 /// Runs one instance until `stop`. `instance` is its number within the process: a part of its
-/// names in the group and as a producer.
+/// names in the group and as a producer. With `halt` stopped too, what is open is taken back
+/// instead of committed.
 ///
 /// # Errors
 /// Whatever it cannot recover from by going back to the committed offsets.
-pub fn run_instance(settings: &Settings, instance: usize, stop: &StopToken) -> Result<(), JoinerError> {
+pub fn run_instance(
+    settings: &Settings,
+    instance: usize,
+    stop: &StopToken,
+    halt: &StopToken,
+) -> Result<(), JoinerError> {
     let host_name = gethostname::gethostname();
     let identity = identity(
         &settings.joiner.group,
@@ -86,7 +107,7 @@ pub fn run_instance(settings: &Settings, instance: usize, stop: &StopToken) -> R
         instance,
         rand::random(),
     );
-    let result = match Instance::start(settings, instance, &identity, stop) {
+    let result = match Instance::start(settings, instance, &identity, stop, halt) {
         Ok(Some(instance)) => instance.run(),
         Ok(None) => Ok(()),
         Err(error) => Err(error),

@@ -12,6 +12,7 @@
 //! | [`producer`] | simulator: a plain idempotent writer |
 //! | [`topics`] | `easq topics`: what must exist, and how it must be set |
 //! | [`embedded`] | demo: a broker inside this process |
+//! | [`identity`] | joiner and trainer: whether a topic is still the one it was |
 //! | [`client`] | all of the above: properties, logs, connection state |
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use rdkafka::producer::BaseRecord;
 
 pub mod client;
 pub mod embedded;
+pub mod identity;
 pub mod membership;
 pub mod ownership;
 pub mod producer;

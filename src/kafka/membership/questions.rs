@@ -11,6 +11,7 @@ use super::{
 };
 use crate::contract::Side;
 use crate::kafka::client::is_access_refused;
+use crate::kafka::identity::{TopicId, topic_ids};
 use crate::kafka::partition_list;
 use crate::supervise::StopToken;
 
@@ -71,6 +72,19 @@ impl Membership {
         self.patiently(&format!("the offsets of '{topic}' partition {partition}"), stop, || {
             let (low, end) = self.mirror.consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)?;
             Ok(Bounds { low, end })
+        })
+    }
+
+    /// The ids of both input topics, views first; `None` within for one that is not there, or where
+    /// the brokers give no ids. `None` and errors as [`Membership::bounds`].
+    ///
+    /// # Errors
+    /// As [`Membership::bounds`].
+    pub fn topic_ids(&self, stop: &StopToken) -> Result<Option<[Option<TopicId>; 2]>, MembershipError> {
+        self.patiently("the ids of the input topics", stop, || {
+            let topics = [&*self.mirror.topic, &*self.member.topic];
+            let mut ids = topic_ids(self.uncommitted.client(), &topics, REQUEST_TIMEOUT)?.into_iter();
+            Ok([ids.next().flatten(), ids.next().flatten()])
         })
     }
 
