@@ -5,6 +5,7 @@ mod support;
 use std::time::Duration;
 
 use easq::contract::partitioner::murmur2_random;
+use easq::kafka::identity::TopicObserver;
 use easq::kafka::ownership::{Owned, Ownership};
 use easq::kafka::producer::{Delivered, Producer};
 use easq::kafka::reader::{From, LogReader, ReadError, read_to_end};
@@ -303,6 +304,21 @@ fn a_topic_that_does_not_exist_is_an_error_that_names_it() {
     };
     missing(reader.partitions("nowhere").expect_err("no topic"));
     missing(read(&settings, "nowhere", From::Beginning).expect_err("no topic"));
+}
+
+#[test]
+fn a_topic_that_is_created_again_has_another_id_and_one_that_is_not_there_has_none() {
+    let (settings, topic) = with_topic(1);
+    let observer = TopicObserver::new(&settings.kafka, "test observer").expect("a client");
+    let id = || observer.topic_ids(&[&topic]).expect("an answer").remove(0);
+    let first = id();
+    assert!(first.is_some());
+    assert_eq!(id(), first);
+    Kafka::shared().delete_topic(&topic);
+    eventually(WITHIN, "the topic is gone", || id().is_none());
+    Kafka::shared().create_topic(&topic, 1);
+    let second = eventually_some(WITHIN, "the topic is there again", id);
+    assert_ne!(Some(second), first);
 }
 
 #[test]

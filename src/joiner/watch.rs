@@ -34,20 +34,51 @@ impl TopicWatch {
         }
         self.next = Instant::now() + INTERVAL;
         let topics = self.topics.each_ref().map(String::as_str);
-        let Ok(now) = self.observer.topic_ids(&topics) else { return Ok(()) };
-        for ((topic, before), now) in self.topics.iter().zip(&mut self.ids).zip(now) {
-            if let (Some(before), Some(now)) = (&*before, &now)
-                && before != now
-            {
+        match self.observer.topic_ids(&topics) {
+            Ok(now) => compare(&self.topics, &mut self.ids, now),
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+/// Takes note of the ids of now; an error when one has become another. A topic that is away for a
+/// moment keeps the id that it had.
+fn compare(
+    topics: &[String],
+    known: &mut [Option<TopicId>],
+    now: Vec<Option<TopicId>>,
+) -> Result<(), JoinerError> {
+    for ((topic, before), now) in topics.iter().zip(known).zip(now) {
+        match (&*before, now) {
+            (Some(before), Some(now)) if *before != now => {
                 return Err(JoinerError::TopicReplacedMeanwhile {
                     topic: topic.clone(),
                     before: before.clone(),
-                    now: now.clone(),
+                    now,
                     within_seconds: INTERVAL.as_secs(),
                 });
             }
-            *before = now.or(before.take());
+            (_, Some(now)) => *before = Some(now),
+            (_, None) => {}
         }
-        Ok(())
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_that_goes_and_comes_back_with_another_id_is_another_topic() {
+        let topics = ["views".to_owned(), "answers".to_owned()];
+        let id = |id: &str| Some(id.to_owned());
+        let mut known = [None, None];
+        compare(&topics, &mut known, vec![id("a"), id("b")]).expect("seen for the first time");
+        compare(&topics, &mut known, vec![None, id("b")]).expect("away for a moment");
+        compare(&topics, &mut known, vec![id("a"), None]).expect("the same as before");
+        let error = compare(&topics, &mut known, vec![id("a"), id("c")]).expect_err("another topic");
+        let message = error.to_string();
+        assert!(message.contains("'answers'") && message.contains("id b before, c now"), "{message}");
     }
 }
