@@ -26,8 +26,24 @@ impl Instance<'_> {
     pub(super) fn on_assigned(&mut self, partitions: Vec<i32>) -> Result<(), JoinerError> {
         self.must_rebuild = false;
         self.partitions.clear();
+        self.pending = Some(partitions);
+        self.start_pending()?;
+        if self.pending.is_some() {
+            self.membership.put_off()?;
+        }
+        Ok(())
+    }
+
+    /// Builds the states of an assignment and begins to read; later, when the brokers do not answer.
+    pub(super) fn start_pending(&mut self) -> Result<(), JoinerError> {
+        let Some(partitions) = self.pending.clone() else { return Ok(()) };
         let kept = std::mem::take(&mut self.kept);
-        let Some(states) = self.recover(&partitions, kept)? else {
+        let recovered = match self.recover(&partitions, kept) {
+            Err(error) if error.is_no_answer() => return Ok(()),
+            recovered => recovered?,
+        };
+        self.pending = None;
+        let Some(states) = recovered else {
             self.membership.release()?;
             return Ok(());
         };
@@ -38,6 +54,7 @@ impl Instance<'_> {
     }
 
     pub(super) fn on_revoked(&mut self, lost: bool) -> Result<(), JoinerError> {
+        self.pending = None;
         if lost {
             self.abort("the assignment was lost")?;
         } else {
@@ -54,8 +71,12 @@ impl Instance<'_> {
     /// Builds the states of the same assignment again, after an abort.
     pub(super) fn rebuild(&mut self) -> Result<(), JoinerError> {
         let owned = self.membership.owned();
-        // Without an answer the assignment is lost, which a poll will say.
-        let Some(states) = self.recover(&owned, BTreeMap::new())? else { return Ok(()) };
+        let recovered = match self.recover(&owned, BTreeMap::new()) {
+            Err(error) if error.is_no_answer() => return Ok(()),
+            recovered => recovered?,
+        };
+        // The assignment is lost, which a poll will say.
+        let Some(states) = recovered else { return Ok(()) };
         self.membership.rewind(&starts(&states))?;
         self.partitions = states;
         self.must_rebuild = false;
@@ -266,15 +287,7 @@ impl Instance<'_> {
     /// The offset of the first record of an output partition that a reader sees, if there is one;
     /// `None` when the stop comes first.
     fn first_record(&self, topic: &str, partition: i32) -> Result<Option<Option<i64>>, JoinerError> {
-        let begun = Instant::now();
-        let mut reading = loop {
-            match Reading::begin(&self.settings.kafka, topic, partition, From::Beginning) {
-                Ok(reading) => break reading,
-                Err(ReadError::Unavailable { .. }) if self.stop.is_stopped() => return Ok(None),
-                Err(ReadError::Unavailable { .. }) if begun.elapsed() < self.membership.patience() => {}
-                Err(error) => return Err(error.into()),
-            }
-        };
+        let mut reading = Reading::begin(&self.settings.kafka, topic, partition, From::Beginning)?;
         let mut first = None;
         while !self.stop.is_stopped() {
             let is_over = reading.advance(Instant::now() + TAIL_SLICE, |record| {

@@ -70,6 +70,14 @@ pub struct TopicReplaced {
 }
 
 impl JoinerError {
+    /// True when the brokers have not answered yet: poll, and try again.
+    pub(super) fn is_no_answer(&self) -> bool {
+        matches!(
+            self,
+            Self::Membership(MembershipError::NoAnswer { .. }) | Self::Outputs(ReadError::Unavailable { .. })
+        )
+    }
+
     /// True when the process must end with exit code 3: a restart goes on where this one stopped.
     #[must_use]
     pub fn is_fenced(&self) -> bool {

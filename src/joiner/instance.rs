@@ -40,6 +40,8 @@ pub(super) struct Instance<'a> {
     pub(super) partitions: BTreeMap<i32, Partition>,
     /// States of the assignment before, between its revocation and the next one.
     pub(super) kept: BTreeMap<i32, Partition>,
+    /// Partitions that were assigned, and whose states cannot be built before the brokers answer.
+    pub(super) pending: Option<Vec<i32>>,
     /// The assignment's states must be built again from the committed offsets.
     pub(super) must_rebuild: bool,
     topics: OutputTopics,
@@ -84,6 +86,7 @@ impl<'a> Instance<'a> {
             producer,
             partitions: BTreeMap::new(),
             kept: BTreeMap::new(),
+            pending: None,
             must_rebuild: false,
             topics: OutputTopics::new(&settings.topics),
             open: None,
@@ -120,6 +123,7 @@ impl<'a> Instance<'a> {
         match rebalance {
             Some(Rebalance::Assigned { partitions }) => self.on_assigned(partitions)?,
             Some(Rebalance::Revoked { lost, .. }) => self.on_revoked(lost)?,
+            None if self.pending.is_some() => self.start_pending()?,
             None if self.must_rebuild => self.rebuild()?,
             None => {}
         }

@@ -29,6 +29,7 @@ pub mod client;
 pub mod embedded;
 pub mod identity;
 pub mod membership;
+mod metadata;
 pub mod ownership;
 pub mod producer;
 pub mod reader;

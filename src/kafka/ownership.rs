@@ -13,8 +13,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 
-use super::GroupMetadata;
 use super::client::{Context, client_config, is_access_refused, is_connection_trouble};
+use super::{GroupMetadata, metadata};
 use crate::settings;
 
 /// What a process is to a model at the moment.
@@ -52,6 +52,7 @@ impl OwnershipError {
     }
 }
 
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 const PAUSE_ON_ERROR: Duration = Duration::from_millis(20);
 const SESSION_TIMEOUT_MS: &str = "10000";
 const HEARTBEAT_INTERVAL_MS: &str = "2000";
@@ -120,7 +121,9 @@ impl Ownership {
         use RDKafkaErrorCode as Code;
         let (group, reason) = (self.group.clone(), error.to_string());
         match error.rdkafka_error_code() {
-            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => {
+            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic)
+                if metadata::is_missing(&self.consumer, &self.topic, REQUEST_TIMEOUT) =>
+            {
                 Err(OwnershipError::UnknownTopic { topic: self.topic.clone() })
             }
             Some(Code::FencedInstanceId | Code::Fenced) => Err(OwnershipError::Fenced { group, reason }),

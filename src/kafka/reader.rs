@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::Message;
 
 use super::client::{Context, client_config, is_access_refused, is_connection_trouble};
-use super::{Record, TopicNames, partition_list};
+use super::{Record, TopicNames, metadata, partition_list};
 use crate::settings;
 use crate::supervise::StopToken;
 
@@ -148,15 +148,19 @@ impl LogReader {
     }
 
     fn on_error(&self, error: &KafkaError) -> Result<(), ReadError> {
-        use RDKafkaErrorCode as Code;
         match error.rdkafka_error_code() {
             Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => match self.gone_offset()? {
                 Some(gone) => Err(gone),
                 None => Err(client_error(&self.client, error)),
             },
-            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
-                Err(ReadError::UnknownTopic { topic: self.missing_topic() })
-            }
+            _ if metadata::is_unknown(error) => match self.missing_topic() {
+                Some(topic) => Err(ReadError::UnknownTopic { topic }),
+                None => {
+                    self.consumer.context().connection.note_down(&error.to_string());
+                    thread::sleep(PAUSE_ON_ERROR);
+                    Ok(())
+                }
+            },
             Some(code) if is_access_refused(code) => {
                 Err(ReadError::AccessRefused { client: self.client.clone(), reason: error.to_string() })
             }
@@ -188,13 +192,12 @@ impl LogReader {
         Ok(None)
     }
 
-    /// The first assigned topic that the cluster does not know, or all assigned topics.
-    fn missing_topic(&self) -> String {
+    /// The first assigned topic that is not there.
+    fn missing_topic(&self) -> Option<String> {
         let mut topics: Vec<&str> = self.assigned.iter().map(|(topic, ..)| &**topic).collect();
         topics.dedup();
-        let missing =
-            topics.iter().find(|topic| matches!(self.partitions(topic), Err(ReadError::UnknownTopic { .. })));
-        missing.map_or_else(|| topics.join("', '"), |topic| (*topic).to_owned())
+        let is_missing = |topic: &&str| metadata::is_missing(&self.consumer, topic, REQUEST_TIMEOUT);
+        topics.into_iter().find(is_missing).map(str::to_owned)
     }
 
     /// The offset behind the last record that [`poll`](Self::poll) gave; `None` before the first.
@@ -238,40 +241,35 @@ impl LogReader {
     /// The first offset that the log holds, and its last stable offset: the one behind the last
     /// committed record or control record. Asks the broker; blocks for up to ten seconds.
     pub fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), ReadError> {
-        self.consumer
-            .fetch_watermarks(topic, partition, REQUEST_TIMEOUT)
-            .map_err(|error| question_failed(topic, &self.client, &error))
+        metadata::watermarks(&self.consumer, topic, partition, REQUEST_TIMEOUT)
+            .map_err(|error| self.question_failed(topic, &error))
     }
 
     /// The number of partitions of a topic. Asks a broker; blocks for up to ten seconds.
     pub fn partitions(&self, topic: &str) -> Result<i32, ReadError> {
-        let metadata = self
-            .consumer
-            .fetch_metadata(Some(topic), REQUEST_TIMEOUT)
-            .map_err(|error| question_failed(topic, &self.client, &error))?;
-        let count = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
-        match i32::try_from(count) {
+        match metadata::partition_count(&self.consumer, topic, REQUEST_TIMEOUT) {
             Ok(count) if count > 0 => Ok(count),
-            _ => Err(ReadError::UnknownTopic { topic: topic.to_owned() }),
+            Ok(_) => Err(self.question_failed(topic, &KafkaError::MetadataFetch(Code::UnknownTopic))),
+            Err(error) => Err(self.question_failed(topic, &error)),
+        }
+    }
+
+    fn question_failed(&self, topic: &str, error: &KafkaError) -> ReadError {
+        let (client, reason) = (self.client.clone(), error.to_string());
+        match error.rdkafka_error_code() {
+            _ if metadata::is_unknown(error)
+                && metadata::is_missing(&self.consumer, topic, REQUEST_TIMEOUT) =>
+            {
+                ReadError::UnknownTopic { topic: topic.to_owned() }
+            }
+            Some(code) if is_access_refused(code) => ReadError::AccessRefused { client, reason },
+            _ => ReadError::Unavailable { topic: topic.to_owned(), reason },
         }
     }
 }
 
 fn client_error(client: &str, error: &KafkaError) -> ReadError {
     ReadError::Client { client: client.to_owned(), reason: error.to_string() }
-}
-
-fn question_failed(topic: &str, client: &str, error: &KafkaError) -> ReadError {
-    use RDKafkaErrorCode as Code;
-    match error.rdkafka_error_code() {
-        Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
-            ReadError::UnknownTopic { topic: topic.to_owned() }
-        }
-        Some(code) if is_access_refused(code) => {
-            ReadError::AccessRefused { client: client.to_owned(), reason: error.to_string() }
-        }
-        _ => ReadError::Unavailable { topic: topic.to_owned(), reason: error.to_string() },
-    }
 }
 
 /// Where a [`Reading`] begins.

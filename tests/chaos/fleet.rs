@@ -25,6 +25,8 @@ pub struct Fleet<'a> {
     cluster: &'a Cluster,
     posts: Vec<Post>,
     summary: Summary,
+    /// Nobody is hurt any more.
+    is_over: bool,
 }
 
 /// What the processes came to.
@@ -32,6 +34,8 @@ pub struct Fleet<'a> {
 pub struct Summary {
     /// Processes that ended with exit code 3 and were started again.
     pub fenced: usize,
+    /// Drains that met their deadline, since the brokers took nothing: exit code 4.
+    pub cut_short: usize,
     /// Processes that ended as none may, with their last words.
     pub failures: Vec<String>,
 }
@@ -57,7 +61,7 @@ impl<'a> Fleet<'a> {
             Post { target, door, line, arguments, process: None, is_down: false, leaving: None }
         };
         let posts = all.enumerate().map(post).collect();
-        let mut fleet = Self { cluster, posts, summary: Summary::default() };
+        let mut fleet = Self { cluster, posts, summary: Summary::default(), is_over: false };
         fleet.posts.iter_mut().for_each(Post::start);
         fleet
     }
@@ -105,6 +109,7 @@ impl<'a> Fleet<'a> {
                 None => {}
                 Some(3) => self.summary.fenced += 1,
                 Some(0) if post.leaving.take().is_some() => {}
+                Some(4) if !self.is_over && post.leaving.take().is_some() => self.summary.cut_short += 1,
                 Some(code) => {
                     self.summary.failures.push(post.last_words(&format!("ended with exit code {code}")))
                 }
@@ -122,6 +127,7 @@ impl<'a> Fleet<'a> {
 
     /// SIGTERM to all; true once all have ended as they should.
     pub fn dismiss(&mut self) -> bool {
+        self.is_over = true;
         for post in &mut self.posts {
             post.is_down = true;
             if post.leaving.is_none() && post.process.as_mut().is_some_and(Easq::is_running) {
@@ -156,7 +162,7 @@ impl Post {
         }
         let status = process.wait(DRAIN);
         let code = status.code().unwrap_or(-1);
-        if code == 0 || code == 3 {
+        if matches!(code, 0 | 3) {
             self.process = None;
         }
         Some(code)

@@ -175,12 +175,19 @@ fn play(events: &[Event], cluster: &Cluster, fleet: &mut Fleet<'_>, begins: impl
                 begins(event);
             }
             match (event.target, event.fault, is_begin) {
-                (Target::Broker(broker), Fault::Kill, true) => cluster.kill(broker),
+                // One at a time: a broker that was started again has to catch up first.
+                (Target::Broker(broker), Fault::Kill, true) => {
+                    cluster.until_in_sync();
+                    cluster.kill(broker);
+                }
                 // A start takes seconds: the rest of the schedule does not wait for it.
                 (Target::Broker(broker), Fault::Kill, false) => {
                     scope.spawn(move || cluster.restart(broker));
                 }
-                (Target::Broker(broker), _, true) => cluster.pause(broker),
+                (Target::Broker(broker), _, true) => {
+                    cluster.until_in_sync();
+                    cluster.pause(broker);
+                }
                 (Target::Broker(broker), _, false) => cluster.resume(broker),
                 (target, fault, true) => fleet.hurt(target, fault),
                 (target, fault, false) => fleet.mend(target, fault),

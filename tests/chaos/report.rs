@@ -49,6 +49,7 @@ impl fmt::Display for Report {
         write!(f, "{:<20} {:>6}              ", "all", self.events.len())?;
         row(f, &all)?;
         writeln!(f, "processes started again after exit code 3: {}", self.fleet.fenced)?;
+        writeln!(f, "drains that met their deadline while brokers were away: {}", self.fleet.cut_short)?;
         writeln!(
             f,
             "inputs {inputs}, effects {effects}, lost {lost}, duplicated {duplicated}, wrong {wrong}"
