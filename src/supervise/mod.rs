@@ -8,6 +8,7 @@
 //! ([`Supervisor::thread`]); the asynchronous runtime serves HTTP and signals, and nothing on it
 //! ever waits for them.
 
+mod beat;
 mod failpoint;
 mod stop;
 
@@ -22,6 +23,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+pub use beat::{Beat, BeatWatch};
 pub use failpoint::failpoint;
 pub use stop::StopToken;
 

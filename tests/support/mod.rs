@@ -8,10 +8,12 @@ mod events;
 pub mod joiners;
 mod kafka;
 mod line;
+pub mod lineage;
 pub mod oracle;
 mod process;
 mod python;
 mod samples;
+pub mod trainers;
 mod wait;
 pub mod world;
 
