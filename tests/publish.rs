@@ -99,7 +99,7 @@ impl Model {
 fn own(settings: &Settings) -> Ownership {
     let group = format!("easq-trainer-{}", settings.model.name);
     let topic = settings.topics.registry(&settings.model.name);
-    let ownership = Ownership::join(&settings.kafka, &group, &topic).expect("a valid configuration");
+    let ownership = Ownership::join(settings, &group, &topic).expect("a valid configuration");
     eventually(DEADLINE, "this test owns the model", || {
         ownership.poll(Duration::from_millis(20)).expect("a membership") == Owned::Yes
     });
@@ -107,7 +107,11 @@ fn own(settings: &Settings) -> Ownership {
 }
 
 fn line(prefix: &str) -> Line {
-    Line::new(prefix).set("publish.page_bytes", PAGE_BYTES).set("publish.keep_versions", 2)
+    Line::new(prefix)
+        .set("publish.page_bytes", PAGE_BYTES)
+        .set("publish.keep_versions", 2)
+        .set("train.session_timeout_ms", 3_000)
+        .set("train.heartbeat_interval_ms", 500)
 }
 
 fn tensor(name: &str, bytes: Vec<u8>) -> HostTensor {
@@ -301,7 +305,8 @@ fn an_owner_that_has_lost_the_model_publishes_nothing() {
         model.ownership.poll(Duration::from_millis(20)).expect("a membership") == Owned::Yes
     });
     let refused = model.publisher.publish(candidate(11), &|| Some(lost.clone()));
-    assert!(refused.is_err(), "published with a membership that is over");
+    let refused = refused.expect_err("published with a membership that is over");
+    assert!(refused.is_fenced(), "{refused}");
     assert_eq!(model.registry(), before);
     let none = model.publisher.publish(candidate(12), &|| None).expect_err("not the owner");
     assert!(none.is_fenced());
@@ -311,7 +316,7 @@ fn an_owner_that_has_lost_the_model_publishes_nothing() {
 fn own_elsewhere(settings: &Settings) -> Ownership {
     let group = format!("easq-trainer-{}", settings.model.name);
     let topic = settings.topics.registry(&settings.model.name);
-    Ownership::join(&settings.kafka, &group, &topic).expect("a valid configuration")
+    Ownership::join(settings, &group, &topic).expect("a valid configuration")
 }
 
 #[test]

@@ -113,7 +113,7 @@ pub fn run_instance(
         Err(error) => Err(error),
     };
     match result {
-        // Asked to stop while the brokers were away: what was open is done again after the start.
+        // Asked to stop before the brokers had ever answered: nothing was begun.
         Err(JoinerError::Transaction(error)) if error.is_stopped() => Ok(()),
         result => result,
     }

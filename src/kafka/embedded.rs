@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn a_model_has_an_owner_and_its_transactions_commit() {
         let (_broker, settings) = broker(&[("registry", 1)]);
-        let ownership = Ownership::join(&settings.kafka, "trainer", "registry").expect("a member");
+        let ownership = Ownership::join(&settings, "trainer", "registry").expect("a member");
         until("the model is owned", || {
             let owned = ownership.poll(Duration::from_millis(50)).expect("a membership");
             (owned == Owned::Yes).then_some(())

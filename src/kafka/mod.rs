@@ -176,6 +176,11 @@ pub const MAX_METADATA_BYTES: usize = 4096;
 pub struct GroupMetadata(Arc<ConsumerGroupMetadata>);
 
 impl GroupMetadata {
+    /// Whether both were captured at the same assignment.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     pub(crate) fn new(metadata: ConsumerGroupMetadata) -> Self {
         Self(Arc::new(metadata))
     }

@@ -26,7 +26,7 @@ pub enum PublishError {
     Topics(#[from] TopicsError),
     #[error("no answer from '{topic}' about the page at offset {offset} within {seconds} s")]
     PageTimeout { topic: String, offset: i64, seconds: u64 },
-    #[error("model '{model}' is owned by another trainer now")]
+    #[error("model '{model}' is owned by another trainer now: restart to stand by")]
     NotOwned { model: String },
     #[error(
         "version {version} could not be committed in {attempts} attempts; the last was refused: {reason}"

@@ -8,11 +8,11 @@ use prost::Message;
 
 use crate::contract::v1;
 use crate::kafka::topics::Admin;
-use crate::kafka::transaction::TransactionalProducer;
+use crate::kafka::transaction::{TransactionError, TransactionalProducer};
 use crate::kafka::{GroupMetadata, NextOffset, Outgoing};
 use crate::model::{Architecture, HostTensor};
 use crate::settings::Settings;
-use crate::supervise::StopToken;
+use crate::supervise::{StopToken, failpoint};
 use crate::telemetry::events::{PagesNotTrimmed, PublishAborted, VersionNotPromoted, VersionPublished};
 
 use super::error::PublishError;
@@ -122,7 +122,9 @@ impl Publisher {
         let draft = self.draft(candidate)?;
         let committed = self.commit(&draft, group)?;
         let manifest = self.apply(&draft, committed);
+        failpoint("publish-before-trim");
         self.trim();
+        failpoint("publish-after-trim");
         let written: usize = draft.plan.writes.iter().map(|page| page.len()).sum();
         VersionPublished {
             version: manifest.version,
@@ -220,28 +222,50 @@ impl Publisher {
     ) -> Result<Committed, PublishError> {
         let mut reason = String::new();
         for _ in 0..ATTEMPTS {
-            match self.transact(draft, group) {
-                Err(PublishError::Transaction(error)) if error.must_abort() => {
-                    self.producer.abort()?;
-                    reason = error.to_string();
-                    PublishAborted { version: draft.manifest.version, reason: &reason }.emit();
-                    self.stop.wait(BETWEEN_ATTEMPTS);
-                }
+            let membership = group().ok_or_else(|| self.not_owned())?;
+            let error = match self.transact(draft, &membership) {
+                Err(PublishError::Transaction(error)) if error.must_abort() => error,
                 result => return result,
+            };
+            self.producer.abort()?;
+            reason = error.to_string();
+            PublishAborted { version: draft.manifest.version, reason: &reason }.emit();
+            match error {
+                TransactionError::GroupMoved { .. } => self.wait_for_another(&membership, group)?,
+                _ => _ = self.stop.wait(BETWEEN_ATTEMPTS),
             }
         }
         Err(PublishError::Attempts { version: draft.manifest.version, attempts: ATTEMPTS, reason })
     }
 
-    fn transact(
+    /// The broker has said that a membership is over. The member itself hears of it with its next
+    /// heartbeat: then it owns the model anew or not at all. One that hears nothing for as long as a
+    /// session lasts owns it no more.
+    fn wait_for_another(
         &self,
-        draft: &Draft,
+        refused: &GroupMetadata,
         group: &dyn Fn() -> Option<GroupMetadata>,
-    ) -> Result<Committed, PublishError> {
+    ) -> Result<(), PublishError> {
+        let began = Instant::now();
+        let session = Duration::from_millis(self.settings.train.session_timeout_ms);
+        while group().is_some_and(|membership| membership.is_same(refused)) {
+            if began.elapsed() >= session || self.stop.wait(BETWEEN_ATTEMPTS) {
+                return Err(self.not_owned());
+            }
+        }
+        Ok(())
+    }
+
+    fn not_owned(&self) -> PublishError {
+        PublishError::NotOwned { model: self.settings.model.name.clone() }
+    }
+
+    fn transact(&self, draft: &Draft, membership: &GroupMetadata) -> Result<Committed, PublishError> {
         let model = &self.settings.model.name;
-        let group = group().ok_or_else(|| PublishError::NotOwned { model: model.clone() })?;
         self.producer.begin()?;
+        failpoint("publish-before-pages");
         let offsets = self.deliver_pages(draft)?;
+        failpoint("publish-before-manifest");
         let manifest = v1::Manifest { tensors: draft.plan.placed(&offsets), ..draft.manifest.clone() };
         let relocated: Vec<_> = draft.relocations.iter().map(|moved| moved.placed(&offsets)).collect();
         let promoted = manifest.gate.as_ref().is_some_and(|gate| gate.promoted);
@@ -265,7 +289,9 @@ impl Publisher {
         // The position means nothing to anybody: with it the broker checks the membership.
         let next = written.last().map_or(0, |offset| offset + 1);
         let position = NextOffset { topic, partition: 0, offset: next, metadata: String::new() };
-        self.producer.commit(&[position], &group)?;
+        failpoint("publish-before-commit");
+        self.producer.commit(&[position], membership)?;
+        failpoint("publish-after-commit");
         let log_end = offsets.last().map_or(self.log_end, |offset| offset + 1);
         Ok(Committed { manifest, relocated, production, log_end })
     }

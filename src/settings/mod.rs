@@ -246,6 +246,10 @@ pub struct Train {
     pub max_bad_batches: u32,
     pub queued_samples: usize,
     pub gap: Gap,
+    pub instance_id: String,
+    pub session_timeout_ms: u64,
+    pub heartbeat_interval_ms: u64,
+    pub hang_timeout_ms: u64,
 }
 
 /// The form of L_DPO.

@@ -8,6 +8,8 @@
 //! ([`Supervisor::thread`]); the asynchronous runtime serves HTTP and signals, and nothing on it
 //! ever waits for them.
 
+mod beat;
+mod failpoint;
 mod stop;
 
 use std::error::Error;
@@ -21,6 +23,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+pub use beat::{Beat, BeatWatch};
+pub use failpoint::failpoint;
 pub use stop::StopToken;
 
 /// Any error of a task; its type is kept, so that a caller can ask for it by downcast.

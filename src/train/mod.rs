@@ -5,6 +5,7 @@
 
 pub mod batch;
 mod device;
+mod exit;
 mod groups;
 mod learn;
 mod optimizer;
@@ -15,6 +16,7 @@ mod state;
 mod trainer;
 
 pub use crate::model::DropReason;
+pub use exit::end_process;
 pub use learn::Loss;
 pub use report::{BadBatch, Offered, StepReport};
 pub use state::behavior_only_tensors;

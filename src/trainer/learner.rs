@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, never, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, never, select};
 
 use crate::contract::v1::{self, VersionKind};
 use crate::publish::{Candidate, Published};
 use crate::settings::Settings;
-use crate::supervise::StopToken;
+use crate::supervise::{Beat, StopToken, failpoint};
 use crate::telemetry::events::{BatchPartsDropped, BatchSkipped, SampleDropped, StepTrained};
 use crate::train::batch::MicroBatcher;
 use crate::train::{DropReason, Offered, StepReport, Trainer};
@@ -34,6 +34,8 @@ pub struct Connections {
     /// One version at a time is with the publisher.
     pub candidates: Sender<Candidate>,
     pub published: Receiver<Published>,
+    /// Moved by each turn, so that a step that never ends is noticed.
+    pub beat: Beat,
     /// Ask for a clean end: a checkpoint, then return.
     pub stop: StopToken,
     /// Something failed or the model is lost: return at once.
@@ -83,6 +85,7 @@ impl Learner {
     /// halt, without one.
     pub fn run(mut self) -> Result<(), TrainerError> {
         while !self.connections.stop.is_stopped() && !self.connections.halt.is_stopped() {
+            self.connections.beat.beat();
             if let Some(batch) = self.batcher.poll(Instant::now()) {
                 self.learn(batch)?;
             }
@@ -218,6 +221,7 @@ impl Learner {
             groups.push(group);
         }
         self.schedule.changed();
+        failpoint("train-step");
         match self.trainer.step(&groups) {
             Ok(report) => {
                 self.bad_batches = 0;
@@ -287,10 +291,18 @@ impl Learner {
     }
 
     fn wait_for_publisher(&mut self) {
-        if self.is_publishing && self.connections.published.recv().is_err() {
-            self.connections.halt.stop();
+        while self.is_publishing {
+            // Waiting for the brokers is no hang.
+            self.connections.beat.beat();
+            match self.connections.published.recv_timeout(SLICE) {
+                Ok(_) => self.is_publishing = false,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.is_publishing = false;
+                    self.connections.halt.stop();
+                }
+            }
         }
-        self.is_publishing = false;
     }
 
     fn report(&self, report: &StepReport, elapsed: Duration) {

@@ -23,22 +23,103 @@ pub fn registry(settings: &Settings) -> Registry {
     RegistryReader::open(settings, "test reader", &StopToken::new()).expect("a registry").registry
 }
 
-/// Every version ever published, in the order of the log, also those that have gone since.
-pub fn versions(settings: &Settings) -> Vec<v1::Manifest> {
-    let topic = settings.topics.registry(&settings.model.name);
-    let mut versions: Vec<v1::Manifest> = Vec::new();
-    for record in brokers(settings).read_to_end(&topic) {
-        let (Some(key), Some(value)) = (record.key, record.payload) else { continue };
-        let key = String::from_utf8(key).expect("a key in UTF-8");
-        let Some(version) = key.strip_prefix("versions/") else { continue };
-        let version = version.parse().expect("a number");
-        let decoded = manifest::decode(&value, version, &settings.model.name).expect("a valid manifest");
-        match versions.iter_mut().find(|known| known.version == version) {
-            Some(known) => assert_eq!(known.inputs, decoded.inputs, "moved pages change nothing else"),
-            None => versions.push(decoded),
+/// Everything that was ever committed to the registry of a model, read at once.
+pub struct History {
+    settings: Settings,
+    /// Every version, in the order of the log, also those that have gone since.
+    pub versions: Vec<v1::Manifest>,
+    /// What production pointed to, one after the other.
+    production: Vec<u64>,
+}
+
+impl History {
+    pub fn read(settings: &Settings) -> Self {
+        let topic = settings.topics.registry(&settings.model.name);
+        let (mut versions, mut production) = (Vec::new(), Vec::new());
+        for record in brokers(settings).read_to_end(&topic) {
+            let (Some(key), Some(value)) = (&record.key, &record.payload) else { continue };
+            let key = std::str::from_utf8(key).expect("a key in UTF-8");
+            if key == PRODUCTION {
+                production.push(record.decode::<v1::VersionPointer>().version);
+            }
+            let Some(version) = key.strip_prefix("versions/") else { continue };
+            let version = version.parse().expect("a number");
+            let decoded = manifest::decode(value, version, &settings.model.name).expect("a valid manifest");
+            match versions.iter_mut().find(|known: &&mut v1::Manifest| known.version == version) {
+                Some(known) => assert_eq!(known.inputs, decoded.inputs, "moved pages change nothing else"),
+                None => versions.push(decoded),
+            }
+        }
+        Self { settings: settings.clone(), versions, production }
+    }
+
+    /// Along `parent`, each version has taken every record between its parent's offsets and its own
+    /// exactly once, or names it as skipped.
+    #[track_caller]
+    pub fn assert_lineage(&self) {
+        let Self { settings, versions, .. } = self;
+        let logs = Logs::read(settings);
+        let by_number: BTreeMap<u64, &v1::Manifest> =
+            versions.iter().map(|manifest| (manifest.version, manifest)).collect();
+        for manifest in versions {
+            let parent = manifest.parent.map(|parent| by_number[&parent]);
+            let mut groups = 0;
+            for range in &manifest.inputs {
+                let of_parent = parent.and_then(|parent| {
+                    parent.inputs.iter().find(|r| r.topic == range.topic && r.partition == range.partition)
+                });
+                let (from, samples) = of_parent.map_or((0, 0), |range| (range.next_offset, range.samples));
+                assert!(from <= range.next_offset && range.gaps.is_empty(), "version {}", manifest.version);
+                let skipped: u64 = range
+                    .skipped
+                    .iter()
+                    .map(|skipped| {
+                        assert!(from <= skipped.from_offset && skipped.to_offset <= range.next_offset);
+                        logs.count(&range.topic, range.partition, skipped.from_offset, skipped.to_offset)
+                    })
+                    .sum();
+                let there = logs.count(&range.topic, range.partition, from, range.next_offset);
+                assert_eq!(
+                    range.samples - samples + skipped,
+                    there,
+                    "version {}: {range:?}",
+                    manifest.version
+                );
+                groups += if range.topic == settings.topics.behavior_groups { range.samples } else { 0 };
+            }
+            // Counted by the training state, which comes back from the checkpoint with the parameters.
+            assert_eq!(manifest.behavior_groups_learned, groups, "version {}", manifest.version);
         }
     }
-    versions
+
+    /// Numbers only rise; who goes on after a break goes on from the newest checkpoint; production never
+    /// falls back. How many breaks there were.
+    #[track_caller]
+    pub fn assert_order(&self) -> usize {
+        let Self { versions, .. } = self;
+        let mut breaks = 0;
+        for pair in versions.windows(2) {
+            let (before, after) = (&pair[0], &pair[1]);
+            assert!(before.version < after.version);
+            if after.parent != Some(before.version) {
+                breaks += 1;
+                let checkpoints = versions.iter().filter(|m| m.version < after.version);
+                let newest =
+                    checkpoints.filter(|m| m.kind() == VersionKind::Checkpoint).map(|m| m.version).max();
+                assert_eq!(after.parent, newest, "version {}", after.version);
+            }
+        }
+        let mut production: BTreeMap<(String, i32), i64> = BTreeMap::new();
+        for version in &self.production {
+            let manifest = versions.iter().find(|m| m.version == *version).expect("production exists");
+            for range in &manifest.inputs {
+                let last = production.entry((range.topic.clone(), range.partition)).or_insert(0);
+                assert!(*last <= range.next_offset, "version {version} took production back");
+                *last = range.next_offset;
+            }
+        }
+        breaks
+    }
 }
 
 /// How many records lie in each partition in a range of offsets.
@@ -69,68 +150,6 @@ impl Logs {
             })
         })
     }
-}
-
-/// Along `parent`, each version has taken every record between its parent's offsets and its own
-/// exactly once, or names it as skipped.
-pub fn assert_lineage(settings: &Settings, versions: &[v1::Manifest]) {
-    let logs = Logs::read(settings);
-    let by_number: BTreeMap<u64, &v1::Manifest> =
-        versions.iter().map(|manifest| (manifest.version, manifest)).collect();
-    for manifest in versions {
-        let parent = manifest.parent.map(|parent| by_number[&parent]);
-        let mut groups = 0;
-        for range in &manifest.inputs {
-            let of_parent = parent.and_then(|parent| {
-                parent.inputs.iter().find(|r| r.topic == range.topic && r.partition == range.partition)
-            });
-            let (from, samples) = of_parent.map_or((0, 0), |range| (range.next_offset, range.samples));
-            assert!(from <= range.next_offset && range.gaps.is_empty(), "version {}", manifest.version);
-            let skipped: u64 = range
-                .skipped
-                .iter()
-                .map(|skipped| {
-                    assert!(from <= skipped.from_offset && skipped.to_offset <= range.next_offset);
-                    logs.count(&range.topic, range.partition, skipped.from_offset, skipped.to_offset)
-                })
-                .sum();
-            let there = logs.count(&range.topic, range.partition, from, range.next_offset);
-            assert_eq!(range.samples - samples + skipped, there, "version {}: {range:?}", manifest.version);
-            groups += if range.topic == settings.topics.behavior_groups { range.samples } else { 0 };
-        }
-        // Counted by the training state, which comes back from the checkpoint with the parameters.
-        assert_eq!(manifest.behavior_groups_learned, groups, "version {}", manifest.version);
-    }
-}
-
-/// Numbers only rise; who goes on after a break goes on from the newest checkpoint; production never
-/// falls back. How many breaks there were.
-pub fn assert_order(settings: &Settings, versions: &[v1::Manifest]) -> usize {
-    let mut breaks = 0;
-    for pair in versions.windows(2) {
-        let (before, after) = (&pair[0], &pair[1]);
-        assert!(before.version < after.version);
-        if after.parent != Some(before.version) {
-            breaks += 1;
-            let checkpoints = versions.iter().filter(|m| m.version < after.version);
-            let newest = checkpoints.filter(|m| m.kind() == VersionKind::Checkpoint).map(|m| m.version).max();
-            assert_eq!(after.parent, newest, "version {}", after.version);
-        }
-    }
-    let topic = settings.topics.registry(&settings.model.name);
-    let mut production: BTreeMap<(String, i32), i64> = BTreeMap::new();
-    for record in brokers(settings).read_to_end(&topic) {
-        if record.key.as_deref() == Some(PRODUCTION.as_bytes()) {
-            let version = record.decode::<v1::VersionPointer>().version;
-            let manifest = versions.iter().find(|m| m.version == version).expect("production exists");
-            for range in &manifest.inputs {
-                let last = production.entry((range.topic.clone(), range.partition)).or_insert(0);
-                assert!(*last <= range.next_offset, "version {version} took production back");
-                *last = range.next_offset;
-            }
-        }
-    }
-    breaks
 }
 
 /// A reader of the model, as rankers are, while trainers come and go.

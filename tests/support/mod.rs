@@ -14,6 +14,7 @@ pub mod oracle;
 mod process;
 mod python;
 mod samples;
+pub mod trainers;
 pub mod verify;
 mod wait;
 pub mod world;
