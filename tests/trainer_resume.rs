@@ -89,7 +89,7 @@ impl Logs {
 }
 
 /// Along `parent`, each version has taken every record between its parent's offsets and its own
-/// exactly once, or names it as skipped.
+/// exactly once, or names it as skipped; what it skips further back are pairs that had waited.
 fn assert_lineage(settings: &Settings, versions: &[v1::Manifest]) {
     let logs = Logs::read(settings);
     let by_number: BTreeMap<u64, &v1::Manifest> =
@@ -103,20 +103,41 @@ fn assert_lineage(settings: &Settings, versions: &[v1::Manifest]) {
             });
             let (from, samples) = of_parent.map_or((0, 0), |range| (range.next_offset, range.samples));
             assert!(from <= range.next_offset && range.gaps.is_empty(), "version {}", manifest.version);
+            let first = if range.topic == settings.topics.preference_pairs { 0 } else { from };
             let skipped: u64 = range
                 .skipped
                 .iter()
                 .map(|skipped| {
-                    assert!(from <= skipped.from_offset && skipped.to_offset <= range.next_offset);
+                    assert!(first <= skipped.from_offset && skipped.to_offset <= range.next_offset);
                     logs.count(&range.topic, range.partition, skipped.from_offset, skipped.to_offset)
                 })
                 .sum();
             let there = logs.count(&range.topic, range.partition, from, range.next_offset);
-            assert_eq!(range.samples - samples + skipped, there, "version {}: {range:?}", manifest.version);
+            assert_eq!(range.samples + skipped, samples + there, "version {}: {range:?}", manifest.version);
+            assert_named_once(range, manifest, &by_number);
             groups += if range.topic == settings.topics.behavior_groups { range.samples } else { 0 };
         }
         // Counted by the training state, which comes back from the checkpoint with the parameters.
         assert_eq!(manifest.behavior_groups_learned, groups, "version {}", manifest.version);
+    }
+}
+
+/// No ancestor of `manifest` has skipped what it skips itself in `range`.
+fn assert_named_once(
+    range: &v1::LearnedRange,
+    manifest: &v1::Manifest,
+    versions: &BTreeMap<u64, &v1::Manifest>,
+) {
+    let mut parent = manifest.parent;
+    while let Some(ancestor) = parent.map(|parent| versions[&parent]) {
+        let same = |r: &&v1::LearnedRange| r.topic == range.topic && r.partition == range.partition;
+        for earlier in ancestor.inputs.iter().filter(same).flat_map(|r| &r.skipped) {
+            let apart = |s: &v1::SkippedRange| {
+                s.to_offset <= earlier.from_offset || earlier.to_offset <= s.from_offset
+            };
+            assert!(range.skipped.iter().all(apart), "version {}: {range:?}", manifest.version);
+        }
+        parent = ancestor.parent;
     }
 }
 
@@ -192,6 +213,37 @@ fn invariants_1_and_7_a_trainer_killed_on_the_way_goes_on_from_the_newest_checkp
     assert!(assert_order(&settings, &versions) > 0, "no kill cut a branch off");
     let skipped = versions.iter().flat_map(|m| &m.inputs).flat_map(|range| &range.skipped);
     assert!(skipped.into_iter().all(|range| range.reason == "undecodable"));
+}
+
+#[test]
+fn invariant_7_bad_batches_and_the_pairs_that_they_lose_are_named_by_the_versions_that_follow() {
+    // The first step makes a model of parameters so large that no later loss is finite.
+    let line = line("bad").set("train.learning_rate", 1e30).set("train.max_bad_batches", 1_000_000);
+    let settings = line.settings();
+    let mut samples = Samples::new(&settings, PARTITIONS);
+    for _ in 0..2 {
+        samples.write(400);
+        let logs = Logs::read(&settings);
+        let mut trainer = start(&line, &[]);
+        eventually(DEADLINE, "everything is learned or skipped", || {
+            registry(&settings).versions.values().next_back().is_some_and(|newest| logs.are_learned(newest))
+        });
+        trainer.terminate();
+        assert!(trainer.wait(DEADLINE).success());
+    }
+    let logs = Logs::read(&settings);
+    let versions = eventually_some(DEADLINE, "the checkpoint of a clean stop is visible", || {
+        let versions = versions(&settings);
+        let last = versions.last()?;
+        (last.kind() == VersionKind::Checkpoint && logs.are_learned(last)).then_some(versions)
+    });
+    assert_lineage(&settings, &versions);
+    let last = versions.last().expect("a version");
+    let of_pairs = |range: &&v1::LearnedRange| range.topic == settings.topics.preference_pairs;
+    let waiting: u64 = last.inputs.iter().filter(of_pairs).map(|range| range.samples).sum();
+    assert!(waiting < settings.train.reservoir_batch_pairs as u64, "{waiting} pairs of 80 were not drawn");
+    assert_eq!((last.step, last.preference_pairs_learned), (1, 0));
+    assert!(last.behavior_groups_learned > 0);
 }
 
 #[test]

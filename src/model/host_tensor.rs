@@ -180,6 +180,11 @@ impl TensorMap {
         Some(self.take(name, &[Dtype::U8], &[length])?.data)
     }
 
+    /// Whether `name` is there and was not taken yet: for what older checkpoints do not have.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
     /// The floating-point type of the parameters: that of `projection.weight`.
     pub(crate) fn precision(&self) -> Dtype {
         let dtype = self.tensors.get("projection.weight").map(|tensor| tensor.dtype);

@@ -16,9 +16,9 @@ mod trainer;
 
 pub use crate::model::DropReason;
 pub use learn::Loss;
-pub use report::{BadBatch, Offered, StepReport};
+pub use report::{BadBatch, Offered, PairSource, StepReport};
 pub use state::behavior_only_tensors;
 pub use trainer::{TrainError, Trainer};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -19,6 +19,8 @@ mod progress;
 mod resume;
 mod schedule;
 mod start;
+#[cfg(test)]
+mod tests;
 
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
