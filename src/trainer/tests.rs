@@ -148,3 +148,18 @@ fn invariant_7_what_a_bad_batch_takes_with_it_is_skipped_by_name_and_counts_as_l
     assert_eq!((skipped(odd), odd.samples), (lost, 5), "five wait in the reservoir");
     assert_eq!((odd.next_offset, last.preference_pairs_learned), (105, 0));
 }
+
+#[test]
+fn pairs_are_learned_alone_when_they_fill_the_reservoir_and_no_groups_come() {
+    let mut settings = learner_settings(Dpo::Live);
+    settings.train.reservoir_pairs = 32;
+    let running = Running::start(&settings, Trainer::new(&settings).expect("a CPU"));
+    (0..100).for_each(|i| running.pair(&settings, 0, i, pair(i.unsigned_abs())));
+    let last = running.stop();
+    // 32 of them fit while they wait; each step draws 16.
+    assert_eq!((last.preference_pairs_learned, last.step), (80, 5));
+    assert_eq!(
+        (learned(&last, &pair_partition(&settings, 0)).samples, last.behavior_groups_learned),
+        (100, 0)
+    );
+}
