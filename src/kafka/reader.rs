@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -130,6 +130,34 @@ impl LogReader {
         }
     }
 
+    /// Gives every committed record of an assigned partition below `end` to `each`, and perhaps some
+    /// behind it. False when nothing has come for `patience` before that: no broker can be reached,
+    /// or `end` is not stable yet.
+    ///
+    /// # Errors
+    /// As [`poll`](Self::poll).
+    pub fn read_up_to(
+        &self,
+        topic: &str,
+        partition: i32,
+        end: i64,
+        patience: Duration,
+        mut each: impl FnMut(Record),
+    ) -> Result<bool, ReadError> {
+        let mut heard_at = Instant::now();
+        while self.reached(topic, partition).is_none_or(|reached| reached < end) {
+            match self.next(CONTROL_SLICE.min(patience))? {
+                Polled::Record(record) => each(record),
+                // It may have waited in the queue while records came in behind it.
+                Polled::End => {}
+                Polled::Nothing if heard_at.elapsed() >= patience => return Ok(false),
+                Polled::Nothing => continue,
+            }
+            heard_at = Instant::now();
+        }
+        Ok(true)
+    }
+
     fn next(&self, timeout: Duration) -> Result<Polled, ReadError> {
         match self.consumer.poll(timeout) {
             None => Ok(Polled::Nothing),
@@ -203,6 +231,14 @@ impl LogReader {
             Offset::Offset(offset) => Some(offset),
             _ => None,
         }
+    }
+
+    /// The position, which is where the partition was assigned before the first record.
+    fn reached(&self, topic: &str, partition: i32) -> Option<i64> {
+        let is_it =
+            |(assigned, number, _): &&(Arc<str>, i32, i64)| &**assigned == topic && *number == partition;
+        let (.., from) = self.assigned.iter().find(is_it)?;
+        Some(self.position(topic, partition).unwrap_or(*from))
     }
 
     /// Stops fetching all assigned partitions of a topic. Records already fetched are let go and
@@ -324,5 +360,8 @@ pub fn read_to_end(
     Ok(next)
 }
 
+/// A poll passes over control records, which may be all that lies before an end, without coming
+/// back: the position, which moves with them, is looked at this often.
+const CONTROL_SLICE: Duration = Duration::from_millis(5);
 /// How often a reader to the end looks at the stop.
 const POLL_SLICE: Duration = Duration::from_millis(100);

@@ -82,6 +82,8 @@ struct Committed {
     relocated: Vec<v1::Manifest>,
     production: Option<v1::VersionPointer>,
     log_end: i64,
+    /// The offset behind the last record in the registry.
+    registry_end: i64,
 }
 
 impl Publisher {
@@ -118,7 +120,8 @@ impl Publisher {
         group: &dyn Fn() -> Option<GroupMetadata>,
     ) -> Result<Published, PublishError> {
         let started = Instant::now();
-        self.registry.poll_people()?;
+        let topic = self.settings.topics.registry(&self.settings.model.name);
+        self.registry.poll_people(|| self.pages.stable_end(&topic))?;
         let draft = self.draft(candidate)?;
         let committed = self.commit(&draft, group)?;
         let manifest = self.apply(&draft, committed);
@@ -267,7 +270,7 @@ impl Publisher {
         let position = NextOffset { topic, partition: 0, offset: next, metadata: String::new() };
         self.producer.commit(&[position], &group)?;
         let log_end = offsets.last().map_or(self.log_end, |offset| offset + 1);
-        Ok(Committed { manifest, relocated, production, log_end })
+        Ok(Committed { manifest, relocated, production, log_end, registry_end: next })
     }
 
     fn deliver_pages(&self, draft: &Draft) -> Result<Vec<i64>, PublishError> {
@@ -286,6 +289,7 @@ impl Publisher {
 
     /// What a reader of the registry sees from now on.
     fn apply(&mut self, draft: &Draft, committed: Committed) -> Arc<v1::Manifest> {
+        self.registry.wrote_below(committed.registry_end);
         let registry: &mut Registry = &mut self.registry.registry;
         for manifest in committed.relocated {
             registry.add(manifest);
