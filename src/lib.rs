@@ -49,6 +49,9 @@
 //! A stage uses the ones above it and the shared roots ([`settings`], [`contract`], [`kafka`],
 //! [`supervise`], [`telemetry`]), never one below. Decisions are apart from I/O: [`join`] is pure.
 
+#![warn(missing_docs)]
+#![allow(rustdoc::private_intra_doc_links, reason = "the map leads into private modules too")]
+
 pub mod settings;
 pub mod contract;
 pub mod supervise;
@@ -60,8 +63,8 @@ pub mod joiner;
 pub mod model;
 pub mod train;
 pub mod publish;
-pub mod trainer;
+mod trainer;
 pub mod simulate;
-pub mod evaluate;
-pub mod demo;
+mod evaluate;
+mod demo;
 pub mod cli;

@@ -5,7 +5,9 @@ use crate::kafka::membership::MembershipError;
 use crate::kafka::reader::ReadError;
 use crate::kafka::transaction::TransactionError;
 
+/// Why a joiner instance ended before it was asked to.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the message of each says what it is")]
 pub enum JoinerError {
     #[error(transparent)]
     Membership(#[from] MembershipError),

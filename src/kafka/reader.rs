@@ -20,6 +20,7 @@ use crate::supervise::StopToken;
 
 /// Why a log could not be read.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the message of each says what it is")]
 pub enum ReadError {
     /// Retention or a trim has removed the offset, or the topic was deleted and made anew.
     #[error("offset {offset} of '{topic}' partition {partition} is gone: the log holds {low} up to {high}")]
@@ -247,14 +248,17 @@ impl LogReader {
         self.set_paused(true, |assigned, _| assigned == topic)
     }
 
+    /// Ends a [`pause`](Self::pause): reads on where it stopped.
     pub fn resume(&self, topic: &str) -> Result<(), ReadError> {
         self.set_paused(false, |assigned, _| assigned == topic)
     }
 
+    /// [`pause`](Self::pause) for one assigned partition.
     pub fn pause_partition(&self, topic: &str, partition: i32) -> Result<(), ReadError> {
         self.set_paused(true, |assigned, number| assigned == topic && number == partition)
     }
 
+    /// [`resume`](Self::resume) for one assigned partition.
     pub fn resume_partition(&self, topic: &str, partition: i32) -> Result<(), ReadError> {
         self.set_paused(false, |assigned, number| assigned == topic && number == partition)
     }
@@ -314,6 +318,7 @@ fn question_failed(topic: &str, client: &str, error: &KafkaError) -> ReadError {
 pub enum From {
     /// The first record that the log holds.
     Beginning,
+    /// This offset, which the log must hold or end at.
     Offset(i64),
 }
 

@@ -34,21 +34,30 @@ const TRIM_RECORDS: i64 = 64;
 /// What is to be published: everything that the registry does not know by itself.
 #[derive(Debug, Clone)]
 pub struct Candidate {
+    /// Decides whether training state is among the tensors.
     pub kind: v1::VersionKind,
     /// The scoring tensors, and for a checkpoint the training state too.
     pub tensors: Vec<HostTensor>,
+    /// What it has learned of each input partition, and what it gave up since its parent (invariant 7).
     pub inputs: Vec<v1::LearnedRange>,
+    /// Greatest event time among the samples that it has learned, or that wait in its reservoir.
     pub event_time_watermark_ms: i64,
+    /// Steps since the model began.
     pub step: u64,
+    /// Since the model began.
     pub behavior_groups_learned: u64,
+    /// Since the model began, each counted at its first draw.
     pub preference_pairs_learned: u64,
+    /// Its figures on samples before it learned them.
     pub progressive: v1::ProgressiveMetrics,
 }
 
 /// What became of a candidate.
 #[derive(Debug, Clone)]
 pub struct Published {
+    /// As it was committed.
     pub manifest: Arc<v1::Manifest>,
+    /// Pages that no kept version had, and those of older versions that moved.
     pub pages_written: usize,
 }
 

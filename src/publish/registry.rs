@@ -15,7 +15,9 @@ use crate::supervise::StopToken;
 use super::error::PublishError;
 use super::manifest::{self, ManifestError};
 
+/// Key of the pointer that the gate moves.
 pub const PRODUCTION: &str = "production";
+/// Key of the pointer that a person sets.
 pub const PIN: &str = "pin";
 const VERSION_PREFIX: &str = "versions/";
 
@@ -27,6 +29,7 @@ pub fn version_key(version: u64) -> String {
 /// What a registry topic says, after the records applied so far. A clone shares the manifests.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Registry {
+    /// By number; each can be used.
     pub versions: BTreeMap<u64, Arc<v1::Manifest>>,
     /// Versions whose manifest cannot be used, and why.
     pub unusable: BTreeMap<u64, ManifestError>,
@@ -103,6 +106,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A registry topic that is read on and on. Blocks; used by one thread.
 pub struct RegistryReader {
+    /// After the records read so far.
     pub registry: Registry,
     model: String,
     topic: String,

@@ -3,7 +3,7 @@
 //!
 //! [`Trainer`] is a state machine without I/O and without a clock. It belongs to one thread.
 
-pub mod batch;
+pub(crate) mod batch;
 mod device;
 mod groups;
 mod learn;

@@ -30,8 +30,9 @@ pub enum Offered {
 pub struct StepReport {
     /// Steps taken since the model began, this one included.
     pub step: u64,
-    /// Groups and views that were learned.
+    /// Groups that were learned.
     pub groups: usize,
+    /// Usable views in them.
     pub views: usize,
     /// Views (or, as [`DropReason::GroupTooSmall`], groups) of this batch that were not.
     pub dropped: BTreeMap<DropReason, usize>,
@@ -39,28 +40,35 @@ pub struct StepReport {
     pub too_small: Vec<usize>,
     /// Pairs of views whose rewards differ by more than the margin.
     pub behavior_pairs: usize,
-    /// Pairs drawn from the reservoir; those among them that had never been drawn before.
+    /// Pairs drawn from the reservoir.
     pub drawn_pairs: usize,
+    /// Those among them that had never been drawn before.
     pub drawn_new_pairs: usize,
-    /// Means over pairs; None where there was no pair.
+    /// L_main, the mean over `behavior_pairs`; None where there was none.
     pub loss_main: Option<f64>,
+    /// L_satis, the mean over `drawn_pairs`; None where there was none.
     pub loss_satisfaction: Option<f64>,
+    /// L_DPO, the mean over the pairs that its form (`train.dpo`) takes; None where there was none.
     pub loss_dpo: Option<f64>,
-    /// Behavior pairs ranked right before this step learned them; a tie counts half.
+    /// Behavior pairs that the model ranked right before this step learned them; a tie counts half.
     pub behavior_wins: f64,
+    /// The same of its behavior-only twin.
     pub behavior_only_wins: f64,
     /// Norm over the backbone's and the main head's gradients, before clipping.
     pub gradient_norm: f64,
+    /// Whether that was above `train.clip_norm`.
     pub clipped: bool,
     /// Health of the main head over the batch: share of rows whose gate is zero, per expert.
     pub dead_gates: Vec<f64>,
     /// Share of rows with all gates of the main head zero.
     pub all_gates_dead: f64,
-    /// ŷ over the batch.
+    /// Mean of ŷ over the batch, before the step.
     pub score_mean: f64,
+    /// The least ŷ.
     pub score_min: f64,
-    /// ŝ over the batch, where the live form of L_DPO needed it.
+    /// Mean of ŝ over the batch, where the live form of L_DPO needed it.
     pub satisfaction_mean: Option<f64>,
+    /// The least ŝ, likewise.
     pub satisfaction_min: Option<f64>,
 }
 

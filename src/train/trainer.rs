@@ -19,6 +19,7 @@ use super::reservoir::{Reservoir, StoredPair};
 
 /// The trainer cannot be made.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the message of each says what it is")]
 pub enum TrainError {
     #[error("train.device = \"{value}\": {problem}")]
     Device { value: String, problem: String },
@@ -229,6 +230,7 @@ impl Trainer {
         self.steps
     }
 
+    /// Usable groups of all good steps since the model began.
     pub fn behavior_groups_learned(&self) -> u64 {
         self.groups_learned
     }
@@ -243,6 +245,7 @@ impl Trainer {
         self.reservoir.counts()
     }
 
+    /// That of the settings, and of the checkpoint if it was restored from one.
     pub fn architecture(&self) -> &Architecture {
         &self.architecture
     }

@@ -12,7 +12,7 @@
 //! checkpoint, the inputs at its offsets. What fails first ends all of them; a stop first publishes
 //! a checkpoint. Whoever does not own the model stands by.
 
-pub mod error;
+pub(crate) mod error;
 mod input;
 mod learner;
 mod progress;
