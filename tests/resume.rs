@@ -1,4 +1,4 @@
-//! A checkpoint holds everything that the next step depends on.
+//! A checkpoint holds everything that the next step depends on (invariant 10).
 
 mod learning;
 
