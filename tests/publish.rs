@@ -269,6 +269,21 @@ fn the_pin_is_followed_instead_of_production_and_pinned_versions_are_kept() {
 }
 
 #[test]
+fn a_pin_counts_in_the_next_publish_after_it_was_written() {
+    let mut model = Model::new(&line("fresh"));
+    (11..13).for_each(|step| _ = model.publish(candidate(step)));
+    for step in 13..23 {
+        // The publish that follows keeps two others: the newest, and its own.
+        let versions = &model.publisher.registry().versions;
+        let pinned = *versions.keys().rev().nth(1).expect("two versions");
+        model.write(&[(PIN.to_owned(), pointer(pinned))]);
+        model.publish(candidate(step));
+        let kept: Vec<u64> = model.publisher.registry().versions.keys().copied().collect();
+        assert_eq!(kept, [pinned, pinned + 1, pinned + 2], "step {step}");
+    }
+}
+
+#[test]
 fn no_reader_sees_a_pointer_before_its_version_is_whole() {
     let mut model = Model::new(&line("atomic"));
     let written: usize = (10..20).map(|step| model.publish(candidate(step)).pages_written).sum();

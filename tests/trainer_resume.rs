@@ -3,7 +3,7 @@
 
 mod support;
 
-use easq::contract::v1::VersionKind;
+use easq::contract::v1::{self, VersionKind};
 use easq::kafka::topics::Admin;
 use support::lineage::{History, Logs, registry};
 use support::trainers::{PARTITIONS, SOON, Trainer, line, production_learns_all};
@@ -48,6 +48,36 @@ fn invariants_1_and_7_a_trainer_killed_on_the_way_goes_on_from_the_newest_checkp
     assert!(history.assert_order() > 0, "no kill cut a branch off");
     let skipped = history.versions.iter().flat_map(|m| &m.inputs).flat_map(|range| &range.skipped);
     assert!(skipped.into_iter().all(|range| range.reason == "undecodable"));
+}
+
+#[test]
+fn invariant_7_bad_batches_and_the_pairs_that_they_lose_are_named_by_the_versions_that_follow() {
+    // The first step makes a model of parameters so large that no later loss is finite.
+    let line = line("bad").set("train.learning_rate", 1e30).set("train.max_bad_batches", 1_000_000);
+    let settings = line.settings();
+    let mut samples = Samples::new(&settings, PARTITIONS);
+    for _ in 0..2 {
+        samples.write(400);
+        let logs = Logs::read(&settings);
+        let trainer = Trainer::start(&line);
+        eventually(SOON, "everything is learned or skipped", || {
+            registry(&settings).versions.values().next_back().is_some_and(|newest| logs.are_learned(newest))
+        });
+        trainer.stop();
+    }
+    let logs = Logs::read(&settings);
+    let history = eventually_some(SOON, "the checkpoint of a clean stop is visible", || {
+        let history = History::read(&settings);
+        let last = history.versions.last()?;
+        (last.kind() == VersionKind::Checkpoint && logs.are_learned(last)).then_some(history)
+    });
+    history.assert_lineage();
+    let last = history.versions.last().expect("a version");
+    let of_pairs = |range: &&v1::LearnedRange| range.topic == settings.topics.preference_pairs;
+    let waiting: u64 = last.inputs.iter().filter(of_pairs).map(|range| range.samples).sum();
+    assert!(waiting < settings.train.reservoir_batch_pairs as u64, "{waiting} pairs of 80 were not drawn");
+    assert_eq!((last.step, last.preference_pairs_learned), (1, 0));
+    assert!(last.behavior_groups_learned > 0);
 }
 
 #[test]

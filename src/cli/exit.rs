@@ -41,6 +41,7 @@ pub(super) fn code(error: &anyhow::Error) -> u8 {
 pub(super) fn leaves_threads(error: &anyhow::Error) -> bool {
     let any = |holds: fn(&(dyn Error + 'static)) -> bool| error.chain().any(holds);
     any(|cause| cause.downcast_ref().is_some_and(SuperviseError::is_undrained))
+        || any(|cause| cause.downcast_ref().is_some_and(JoinerError::leaves_threads))
         || any(|cause| cause.downcast_ref().is_some_and(TrainerError::leaves_threads))
 }
 

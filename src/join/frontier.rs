@@ -16,21 +16,27 @@ const FORMAT: u32 = 1;
 /// One input's next offset, with the string to commit beside it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
+    /// Of the first record that was not consumed.
     pub next_offset: i64,
+    /// An encoded [`InputState`].
     pub metadata: String,
 }
 
 /// What to commit for both inputs, always together and with the outputs (invariant 2).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frontier {
+    /// Of `topics.behavior`.
     pub views: Position,
+    /// Of `topics.responses`.
     pub responses: Position,
 }
 
 /// Enough of a record to tell whether the same offset still holds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordIdentity {
+    /// Where it lay when it was consumed.
     pub offset: i64,
+    /// Its own, as its producer or the broker set it; Unix milliseconds.
     pub timestamp_ms: Option<i64>,
     /// xxh3-64 of key and value.
     pub hash: u64,
@@ -41,6 +47,7 @@ pub struct RecordIdentity {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InputState {
+    /// Of the first record that was not consumed.
     pub next_offset: i64,
     /// Greatest event time below `next_offset`.
     pub stream_time_ms: Option<i64>,
@@ -52,7 +59,9 @@ pub struct InputState {
     pub evicted_below: i64,
     /// Advances while idle that still matter: first offset each applies to, and its time.
     pub idle_advances: Vec<(i64, i64)>,
+    /// Of all records below `next_offset`.
     pub outcomes: Outcomes,
+    /// Records among the first `input.mis_keyed_sample_records` whose key was wrong.
     pub mis_keyed: u64,
     /// Of the views alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -64,7 +73,9 @@ pub struct InputState {
     pub topic_id: Option<String>,
 }
 
+/// The joiner cannot go on from a committed offset.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the message of each says what it is")]
 pub enum FrontierError {
     #[error(
         "the committed offset {offset} carries no state of this program: another program committed in this \
@@ -88,6 +99,7 @@ struct Envelope<'a> {
 }
 
 impl InputState {
+    /// The metadata to commit: one line of JSON, at most [`MAX_METADATA_BYTES`] for all counts there can be.
     pub fn encode(&self) -> String {
         let envelope = Envelope { easq: FORMAT, state: self };
         serde_json::to_string(&envelope).expect("numbers and lists are representable in JSON")

@@ -30,6 +30,7 @@ pub struct Gauges {
     pub held_responses: usize,
     /// Bytes of both, and of the views in open groups, bookkeeping included.
     pub held_bytes: usize,
+    /// Groups that still take views.
     pub open_groups: usize,
     /// Labelled views that pairing looks back on.
     pub pair_candidates: usize,
@@ -217,6 +218,7 @@ impl PartitionJoin {
         self.progress(side).clock.time_ms()
     }
 
+    /// What is held now, a replay included.
     pub fn gauges(&self) -> Gauges {
         Gauges {
             held_views: self.window.held_views(),

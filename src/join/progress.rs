@@ -14,8 +14,13 @@ use crate::contract::InputRecord;
 pub enum Start {
     /// Nothing was committed: at this offset.
     At(i64),
-    /// From the state that was committed. `low_watermark`: the lowest offset that can be read.
-    Resume { state: InputState, low_watermark: i64 },
+    /// From the state that was committed.
+    Resume {
+        /// As the last commit of the group has it.
+        state: InputState,
+        /// The lowest offset that can be read.
+        low_watermark: i64,
+    },
 }
 
 #[derive(Debug)]

@@ -5,7 +5,9 @@ use crate::kafka::membership::MembershipError;
 use crate::kafka::reader::ReadError;
 use crate::kafka::transaction::TransactionError;
 
+/// Why a joiner instance ended before it was asked to.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the message of each says what it is")]
 pub enum JoinerError {
     #[error(transparent)]
     Membership(#[from] MembershipError),
@@ -49,6 +51,11 @@ pub enum JoinerError {
     Observer(String),
     #[error("joiner instance {instance} panicked: {message}")]
     Panicked { instance: usize, message: String },
+    #[error(
+        "joiner instance {instance} has not moved for {limit_ms} ms (joiner.max_poll_interval_ms): it waits in the \
+         Kafka client for an answer that does not come, and has lost its partitions; a restart is right"
+    )]
+    Hung { instance: usize, limit_ms: u64 },
     #[error("cannot start a thread for joiner instance {instance}")]
     Thread { instance: usize, source: std::io::Error },
 }
@@ -84,7 +91,14 @@ impl JoinerError {
         match self {
             Self::Membership(error) => error.is_fenced(),
             Self::Transaction(error) => error.is_fenced(),
+            Self::Hung { .. } => true,
             _ => false,
         }
+    }
+
+    /// Whether a thread is left that only the end of the process ends.
+    #[must_use]
+    pub fn leaves_threads(&self) -> bool {
+        matches!(self, Self::Hung { .. })
     }
 }

@@ -14,11 +14,11 @@ use crate::supervise::StopToken;
 use crate::telemetry::events;
 use crate::telemetry::partitions::{self, PartitionReport};
 
-use super::JoinerError;
 use super::identity::Identity;
 use super::output::OutputTopics;
 use super::partition::{Ends, Partition};
 use super::report;
+use super::{JoinerError, Tokens};
 
 /// How long the loop waits for a response when the turn before found nothing to do.
 const IDLE_WAIT: Duration = Duration::from_millis(5);
@@ -32,8 +32,7 @@ pub(super) struct Instance<'a> {
     pub(super) settings: &'a Settings,
     pub(super) number: usize,
     pub(super) stop: &'a StopToken,
-    /// Ends the instance without a commit: what is open rests on something that is not so any more.
-    halt: &'a StopToken,
+    tokens: &'a Tokens,
     pub(super) config: Arc<Config>,
     pub(super) membership: Membership,
     pub(super) producer: TransactionalProducer,
@@ -64,9 +63,9 @@ impl<'a> Instance<'a> {
         settings: &'a Settings,
         number: usize,
         identity: &Identity,
-        stop: &'a StopToken,
-        halt: &'a StopToken,
+        tokens: &'a Tokens,
     ) -> Result<Option<Self>, JoinerError> {
+        let stop = &tokens.stop;
         let timeout = Duration::from_millis(settings.joiner.transaction_timeout_ms);
         let producer =
             TransactionalProducer::new(&settings.kafka, &identity.transactional_id, timeout, stop)?;
@@ -80,7 +79,7 @@ impl<'a> Instance<'a> {
             settings,
             number,
             stop,
-            halt,
+            tokens,
             config,
             membership,
             producer,
@@ -103,9 +102,10 @@ impl<'a> Instance<'a> {
     pub(super) fn run(mut self) -> Result<(), JoinerError> {
         let mut is_busy = false;
         while !self.stop.is_stopped() {
+            self.tokens.beat.beat();
             is_busy = self.turn(is_busy)?;
         }
-        if self.halt.is_stopped() {
+        if self.tokens.halt.is_stopped() {
             self.abort("the joiner halts")?;
         }
         self.transact(Self::commit)?;

@@ -69,10 +69,6 @@ impl EmbeddedBroker {
         Ok(Self { host, bootstrap_servers, topics: BTreeMap::new() })
     }
 
-    pub fn bootstrap_servers(&self) -> &str {
-        &self.bootstrap_servers
-    }
-
     /// Creates a topic; the broker has no other settings of a topic.
     pub fn create_topic(&mut self, topic: &str, partitions: i32) -> Result<(), EmbeddedError> {
         let failed = |reason: String| EmbeddedError::Create { topic: topic.to_owned(), reason };

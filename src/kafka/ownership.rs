@@ -31,6 +31,7 @@ pub enum Owned {
 
 /// Why the membership cannot go on.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the message of each says what it is")]
 pub enum OwnershipError {
     #[error("topic '{topic}' does not exist: create it, for example with `easq topics create`")]
     UnknownTopic { topic: String },
@@ -129,6 +130,7 @@ impl Ownership {
         Ok(Self { consumer, group, topic, session_timeout_ms: train.session_timeout_ms })
     }
 
+    /// A view of the ownership for another thread, which outlives it.
     pub fn claim(&self) -> Claim {
         Claim(Arc::clone(&self.consumer.context().state))
     }

@@ -21,6 +21,7 @@ use crate::supervise::StopToken;
 
 /// Why a log could not be read.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the message of each says what it is")]
 pub enum ReadError {
     /// Retention or a trim has removed the offset, or the topic was deleted and made anew.
     #[error("offset {offset} of '{topic}' partition {partition} is gone: the log holds {low} up to {high}")]
@@ -131,6 +132,34 @@ impl LogReader {
         }
     }
 
+    /// Gives every committed record of an assigned partition below `end` to `each`, and perhaps some
+    /// behind it. False when nothing has come for `patience` before that: no broker can be reached,
+    /// or `end` is not stable yet.
+    ///
+    /// # Errors
+    /// As [`poll`](Self::poll).
+    pub fn read_up_to(
+        &self,
+        topic: &str,
+        partition: i32,
+        end: i64,
+        patience: Duration,
+        mut each: impl FnMut(Record),
+    ) -> Result<bool, ReadError> {
+        let mut heard_at = Instant::now();
+        while self.reached(topic, partition).is_none_or(|reached| reached < end) {
+            match self.next(CONTROL_SLICE.min(patience))? {
+                Polled::Record(record) => each(record),
+                // It may have waited in the queue while records came in behind it.
+                Polled::End => {}
+                Polled::Nothing if heard_at.elapsed() >= patience => return Ok(false),
+                Polled::Nothing => continue,
+            }
+            heard_at = Instant::now();
+        }
+        Ok(true)
+    }
+
     fn next(&self, timeout: Duration) -> Result<Polled, ReadError> {
         match self.consumer.poll(timeout) {
             None => Ok(Polled::Nothing),
@@ -209,20 +238,31 @@ impl LogReader {
         }
     }
 
+    /// The position, which is where the partition was assigned before the first record.
+    fn reached(&self, topic: &str, partition: i32) -> Option<i64> {
+        let is_it =
+            |(assigned, number, _): &&(Arc<str>, i32, i64)| &**assigned == topic && *number == partition;
+        let (.., from) = self.assigned.iter().find(is_it)?;
+        Some(self.position(topic, partition).unwrap_or(*from))
+    }
+
     /// Stops fetching all assigned partitions of a topic. Records already fetched are let go and
     /// fetched again after [`resume`](Self::resume), so do not pause for moments.
     pub fn pause(&self, topic: &str) -> Result<(), ReadError> {
         self.set_paused(true, |assigned, _| assigned == topic)
     }
 
+    /// Ends a [`pause`](Self::pause): reads on where it stopped.
     pub fn resume(&self, topic: &str) -> Result<(), ReadError> {
         self.set_paused(false, |assigned, _| assigned == topic)
     }
 
+    /// [`pause`](Self::pause) for one assigned partition.
     pub fn pause_partition(&self, topic: &str, partition: i32) -> Result<(), ReadError> {
         self.set_paused(true, |assigned, number| assigned == topic && number == partition)
     }
 
+    /// [`resume`](Self::resume) for one assigned partition.
     pub fn resume_partition(&self, topic: &str, partition: i32) -> Result<(), ReadError> {
         self.set_paused(false, |assigned, number| assigned == topic && number == partition)
     }
@@ -277,6 +317,7 @@ fn client_error(client: &str, error: &KafkaError) -> ReadError {
 pub enum From {
     /// The first record that the log holds.
     Beginning,
+    /// This offset, which the log must hold or end at.
     Offset(i64),
 }
 
@@ -388,5 +429,8 @@ pub fn read_to_end(
     }
 }
 
+/// A poll passes over control records, which may be all that lies before an end, without coming
+/// back: the position, which moves with them, is looked at this often.
+const CONTROL_SLICE: Duration = Duration::from_millis(5);
 /// How often a reader to the end looks at the stop.
 const POLL_SLICE: Duration = Duration::from_millis(100);

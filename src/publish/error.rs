@@ -13,6 +13,7 @@ use super::pages::PageError;
 
 /// Why a version was not published, or could not be loaded.
 #[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the message of each says what it is")]
 pub enum PublishError {
     #[error(transparent)]
     Manifest(#[from] ManifestError),

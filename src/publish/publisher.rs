@@ -34,21 +34,30 @@ const TRIM_RECORDS: i64 = 64;
 /// What is to be published: everything that the registry does not know by itself.
 #[derive(Debug, Clone)]
 pub struct Candidate {
+    /// Decides whether training state is among the tensors.
     pub kind: v1::VersionKind,
     /// The scoring tensors, and for a checkpoint the training state too.
     pub tensors: Vec<HostTensor>,
+    /// What it has learned of each input partition, and what it gave up since its parent (invariant 7).
     pub inputs: Vec<v1::LearnedRange>,
+    /// Greatest event time among the samples that it has learned, or that wait in its reservoir.
     pub event_time_watermark_ms: i64,
+    /// Steps since the model began.
     pub step: u64,
+    /// Since the model began.
     pub behavior_groups_learned: u64,
+    /// Since the model began, each counted at its first draw.
     pub preference_pairs_learned: u64,
+    /// Its figures on samples before it learned them.
     pub progressive: v1::ProgressiveMetrics,
 }
 
 /// What became of a candidate.
 #[derive(Debug, Clone)]
 pub struct Published {
+    /// As it was committed.
     pub manifest: Arc<v1::Manifest>,
+    /// Pages that no kept version had, and those of older versions that moved.
     pub pages_written: usize,
 }
 
@@ -82,6 +91,8 @@ struct Committed {
     relocated: Vec<v1::Manifest>,
     production: Option<v1::VersionPointer>,
     log_end: i64,
+    /// The offset behind the last record in the registry.
+    registry_end: i64,
 }
 
 impl Publisher {
@@ -118,7 +129,8 @@ impl Publisher {
         group: &dyn Fn() -> Option<GroupMetadata>,
     ) -> Result<Published, PublishError> {
         let started = Instant::now();
-        self.registry.poll_people()?;
+        let topic = self.settings.topics.registry(&self.settings.model.name);
+        self.registry.poll_people(|| self.pages.stable_end(&topic))?;
         let draft = self.draft(candidate)?;
         let committed = self.commit(&draft, group)?;
         let manifest = self.apply(&draft, committed);
@@ -293,7 +305,7 @@ impl Publisher {
         self.producer.commit(&[position], membership)?;
         failpoint("publish-after-commit");
         let log_end = offsets.last().map_or(self.log_end, |offset| offset + 1);
-        Ok(Committed { manifest, relocated, production, log_end })
+        Ok(Committed { manifest, relocated, production, log_end, registry_end: next })
     }
 
     fn deliver_pages(&self, draft: &Draft) -> Result<Vec<i64>, PublishError> {
@@ -312,6 +324,7 @@ impl Publisher {
 
     /// What a reader of the registry sees from now on.
     fn apply(&mut self, draft: &Draft, committed: Committed) -> Arc<v1::Manifest> {
+        self.registry.wrote_below(committed.registry_end);
         let registry: &mut Registry = &mut self.registry.registry;
         for manifest in committed.relocated {
             registry.add(manifest);

@@ -9,6 +9,12 @@ use std::time::{Duration, Instant};
 pub struct Beat(Arc<AtomicU64>);
 
 impl Beat {
+    /// Whether there has been any progress at all.
+    pub fn has_begun(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
+    }
+
+    /// Says that there is progress.
     pub fn beat(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }

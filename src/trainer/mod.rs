@@ -18,7 +18,7 @@
 //! aborts what the last owner left open. That one, should it wake up, can commit nothing: neither its
 //! membership nor its transactional id counts any more (invariant 9).
 
-pub mod error;
+pub(crate) mod error;
 mod input;
 mod keep;
 mod learner;
@@ -26,6 +26,8 @@ mod progress;
 mod resume;
 mod schedule;
 mod start;
+#[cfg(test)]
+mod tests;
 mod threads;
 
 use std::thread;

@@ -32,7 +32,7 @@ use recovery::Recoveries;
 use report::Report;
 use rolling::Rolling;
 use schedule::{Crew, Event, Fault, Target, schedule};
-use support::lineage::{self, Logs};
+use support::lineage::{self, History, Logs};
 use support::{Cluster, Line, eventually, joiners, verify, world};
 use traffic::Written;
 
@@ -97,6 +97,8 @@ fn line(cluster: &Cluster) -> Line {
         .set("publish.transaction_timeout_ms", 10_000)
         .set("publish.interval_ms", 200)
         .set("publish.checkpoint_interval_ms", 1_000)
+        .set("train.session_timeout_ms", 6_000)
+        .set("train.heartbeat_interval_ms", 1_000)
         .set("train.batch_groups", 8)
         .set("train.batch_age_ms", 50);
     line.create_topics(PARTITIONS);
@@ -133,16 +135,15 @@ fn run(seed: u64, duration: Duration, brokers: usize) -> Report {
         drop(guard);
     });
     let verdict = verify::joiner(&line, &written.malformed());
-    let settings = line.settings();
-    let versions = lineage::versions(&settings);
-    lineage::assert_lineage(&settings, &versions);
-    let breaks = lineage::assert_order(&settings, &versions);
+    let history = History::read(&line.settings());
+    history.assert_lineage();
+    let breaks = history.assert_order();
     rolling.verify_kept_versions(&line);
     Report {
         events,
         verdict,
         recoveries: recoveries.done(),
-        versions: versions.len(),
+        versions: history.versions.len(),
         breaks,
         rolling,
         fleet: fleet.summary(),

@@ -54,7 +54,7 @@ impl History {
     }
 
     /// Along `parent`, each version has taken every record between its parent's offsets and its own
-    /// exactly once, or names it as skipped.
+    /// exactly once, or names it as skipped; what it skips further back are pairs that had waited.
     #[track_caller]
     pub fn assert_lineage(&self) {
         let Self { settings, versions, .. } = self;
@@ -70,21 +70,23 @@ impl History {
                 });
                 let (from, samples) = of_parent.map_or((0, 0), |range| (range.next_offset, range.samples));
                 assert!(from <= range.next_offset && range.gaps.is_empty(), "version {}", manifest.version);
+                let first = if range.topic == settings.topics.preference_pairs { 0 } else { from };
                 let skipped: u64 = range
                     .skipped
                     .iter()
                     .map(|skipped| {
-                        assert!(from <= skipped.from_offset && skipped.to_offset <= range.next_offset);
+                        assert!(first <= skipped.from_offset && skipped.to_offset <= range.next_offset);
                         logs.count(&range.topic, range.partition, skipped.from_offset, skipped.to_offset)
                     })
                     .sum();
                 let there = logs.count(&range.topic, range.partition, from, range.next_offset);
                 assert_eq!(
-                    range.samples - samples + skipped,
-                    there,
+                    range.samples + skipped,
+                    samples + there,
                     "version {}: {range:?}",
                     manifest.version
                 );
+                assert_named_once(range, manifest, &by_number);
                 groups += if range.topic == settings.topics.behavior_groups { range.samples } else { 0 };
             }
             // Counted by the training state, which comes back from the checkpoint with the parameters.
@@ -119,6 +121,25 @@ impl History {
             }
         }
         breaks
+    }
+}
+
+/// No ancestor of `manifest` has skipped what it skips itself in `range`.
+fn assert_named_once(
+    range: &v1::LearnedRange,
+    manifest: &v1::Manifest,
+    versions: &BTreeMap<u64, &v1::Manifest>,
+) {
+    let mut parent = manifest.parent;
+    while let Some(ancestor) = parent.map(|parent| versions[&parent]) {
+        let same = |r: &&v1::LearnedRange| r.topic == range.topic && r.partition == range.partition;
+        for earlier in ancestor.inputs.iter().filter(same).flat_map(|r| &r.skipped) {
+            let apart = |s: &v1::SkippedRange| {
+                s.to_offset <= earlier.from_offset || earlier.to_offset <= s.from_offset
+            };
+            assert!(range.skipped.iter().all(apart), "version {}: {range:?}", manifest.version);
+        }
+        parent = ancestor.parent;
     }
 }
 

@@ -4,6 +4,7 @@ use rdkafka::error::{RDKafkaError, RDKafkaErrorCode};
 
 /// Why a transactional call did not succeed. Retriable errors never come this far.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the message of each says what it is")]
 pub enum TransactionError {
     /// The session of this transactional id is over: another process has taken it, or the broker
     /// gave it up because a transaction stayed open too long. Drop the producer without another

@@ -36,7 +36,11 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// How long a full queue is served before the record is offered again.
 const QUEUE_POLL: Duration = Duration::from_millis(5);
 
-const TUNING: [(&str, &str); 6] = [
+const TUNING: [(&str, &str); 7] = [
+    // A request to a coordinator that loses its way while brokers change places is tried again only when
+    // the state of a connection changes, and `send_offsets_to_transaction` waits for it without end:
+    // a connection that nothing happens on is closed, which is such a change.
+    ("connections.max.idle.ms", "10000"),
     ("linger.ms", "5"),
     ("batch.size", "131072"),
     ("compression.type", "lz4"),
