@@ -3,26 +3,21 @@
 
 mod support;
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use easq::contract::v1::{BehaviorGroup, LabelledView, PreferencePair};
-use rdkafka::consumer::{BaseConsumer, Consumer};
 use support::joiners::{self, Joiner, SOON};
-use support::{Kafka, Line, eventually, oracle, world};
+use support::oracle::Address;
+use support::{Kafka, Line, eventually, eventually_some, verify, world};
 
 const PARTITIONS: i32 = 4;
 const SPAN_MS: i64 = 3 * 3_600_000;
 
-/// A message without the address of its sources would compare equal to another one: what is said
-/// of it is said by its bytes.
-fn all_different(line: &Line, topic: &str) -> usize {
-    let records = Kafka::shared().read_to_end(topic);
-    let mut seen = HashSet::new();
-    for record in &records {
-        assert!(seen.insert(record.payload.clone()), "{topic} holds a record twice: {record:?} on {line:?}");
-    }
-    records.len()
+#[track_caller]
+fn assert_exactly_once(line: &Line, malformed: &BTreeSet<Address>) {
+    let verdict = verify::joiner(line, malformed);
+    assert!(verdict.effects > 100, "the stream proves nothing: {verdict:?}");
+    assert!(verdict.is_exactly_once(), "{verdict:#?}");
 }
 
 #[test]
@@ -33,12 +28,11 @@ fn killed_at_any_moment_every_effect_is_there_exactly_once() {
     line.create_topics(PARTITIONS);
     let settings = line.settings();
     let deliveries = world::deliveries(&settings, 40_000, SPAN_MS, SEED, PARTITIONS);
-    let mut malformed = Default::default();
+    let mut malformed = BTreeSet::new();
     let mut joiner = Joiner::start(&line, "one");
     for (round, part) in deliveries.chunks(deliveries.len().div_ceil(5)).enumerate() {
         let before = joiners::consumed_records(&line, PARTITIONS);
-        let mut written = world::write(&line, part);
-        std::collections::BTreeSet::append(&mut malformed, &mut written);
+        malformed.append(&mut world::write(&line, part));
         // Killed while it has begun, and not finished, what was just written; another time a
         // different share of it.
         let share = part.len() as u64 * (round as u64 + 1) / 8;
@@ -50,20 +44,7 @@ fn killed_at_any_moment_every_effect_is_there_exactly_once() {
     }
     joiners::consumed_to_the_end(&line, PARTITIONS);
     joiner.stop();
-
-    let topics = &settings.topics;
-    let views = Kafka::shared().read_to_end(&topics.behavior);
-    let responses = Kafka::shared().read_to_end(&topics.responses);
-    let truth = oracle::join(topics, &settings.join, &views, &responses, &malformed);
-    let labels: Vec<LabelledView> = joiners::messages(&topics.labelled_views);
-    assert_eq!(labels.len(), truth.labelled.len());
-    assert!(truth.labelled.iter().all(|label| labels.contains(label)), "a label is missing");
-    let groups: Vec<BehaviorGroup> = joiners::messages(&topics.behavior_groups);
-    assert_eq!(groups.len(), truth.groups.len());
-    assert_eq!(all_different(&line, &topics.behavior_groups), groups.len());
-    all_different(&line, &topics.preference_pairs);
-    assert_eq!(joiners::origins(&Kafka::shared().read_to_end(&topics.late)), truth.late);
-    assert_eq!(joiners::origins(&Kafka::shared().read_to_end(&topics.dead_letters)), malformed);
+    assert_exactly_once(&line, &malformed);
 }
 
 #[test]
@@ -89,25 +70,114 @@ fn members_that_come_and_go_hand_their_partitions_over_without_loss_or_doubling(
     malformed.extend(world::write(&line, parts[2]));
     joiners::consumed_to_the_end(&line, PARTITIONS);
     second.stop();
+    assert_exactly_once(&line, &malformed);
+}
 
-    let topics = &settings.topics;
-    let views = Kafka::shared().read_to_end(&topics.behavior);
-    let responses = Kafka::shared().read_to_end(&topics.responses);
-    let truth = oracle::join(topics, &settings.join, &views, &responses, &malformed);
-    let labels: Vec<LabelledView> = joiners::messages(&topics.labelled_views);
-    assert_eq!(labels.len(), truth.labelled.len());
-    assert!(truth.labelled.iter().all(|label| labels.contains(label)), "a label is missing");
-    for partition in 0..PARTITIONS {
-        let of_partition = |topic: &str| {
-            let records = Kafka::shared().read_to_end(topic);
-            records.into_iter().filter(|record| record.partition == partition).collect::<Vec<_>>()
-        };
-        let labels: Vec<LabelledView> =
-            of_partition(&topics.labelled_views).iter().map(|r| r.decode()).collect();
-        let pairs: Vec<PreferencePair> =
-            of_partition(&topics.preference_pairs).iter().map(|r| r.decode()).collect();
-        assert_eq!(pairs, oracle::pairs(&settings.join, &labels), "partition {partition}");
+/// Partitions that stay with a member while another one comes keep their state, and nothing is
+/// replayed for them.
+#[test]
+fn partitions_that_stay_with_a_member_across_a_rebalance_keep_their_state() {
+    const SEED: u64 = 11;
+    println!("seed {SEED}");
+    let line = Line::new("stays");
+    line.create_topics(PARTITIONS);
+    let settings = line.settings();
+    let deliveries = world::deliveries(&settings, 20_000, SPAN_MS, SEED, PARTITIONS);
+    let (before, after) = deliveries.split_at(deliveries.len() / 2);
+    let mut malformed = world::write(&line, before);
+    let first = Joiner::start(&line, "a");
+    joiners::consumed_to_the_end(&line, PARTITIONS);
+    let second = Joiner::start(&line, "b");
+    eventually(SOON, "the second member owns partitions", || {
+        second.metric("easq_joiner_partitions").values().any(|&owned| owned == 2.0)
+    });
+    malformed.extend(world::write(&line, after));
+    joiners::consumed_to_the_end(&line, PARTITIONS);
+    let (kept, replayed) = ("partition kept its state", "partition recovered");
+    assert_eq!(first.process.output().matches(kept).count(), 2, "{}", first.process.output());
+    assert_eq!(first.process.output().matches(replayed).count(), 0, "{}", first.process.output());
+    assert_eq!(second.process.output().matches(replayed).count(), 2, "{}", second.process.output());
+    first.stop();
+    second.stop();
+    assert_exactly_once(&line, &malformed);
+}
+
+/// The time to recover grows with the window and not with the topic: so many records are read again.
+#[test]
+fn a_restart_reads_the_window_again_and_not_the_topic() {
+    const SEED: u64 = 12;
+    println!("seed {SEED}");
+    let replayed = |hours: i64| {
+        let line = Line::new("recovery").set("join.window_ms", 600_000);
+        line.create_topics(1);
+        let views = 2_000 * hours.cast_unsigned();
+        let deliveries = world::deliveries(&line.settings(), views, hours * 3_600_000, SEED, 1);
+        world::write(&line, &deliveries);
+        let mut joiner = Joiner::start(&line, "one");
+        joiners::consumed_to_the_end(&line, 1);
+        joiner.process.kill();
+        let mut joiner = Joiner::start(&line, "one");
+        joiner.process.wait_for_output("partition recovered", SOON);
+        let output = joiner.process.output();
+        let (_, after) = output.split_once("replayed_records=").expect("the log line says how many");
+        let digits: String = after.chars().take_while(char::is_ascii_digit).collect();
+        joiner.stop();
+        (digits.parse::<usize>().expect("a number"), deliveries.len())
+    };
+    let ((short, short_topic), (long, long_topic)) = (replayed(4), replayed(16));
+    assert!(long_topic > 3 * short_topic);
+    assert!(0 < short && short < short_topic / 2, "{short} of {short_topic} records read again");
+    assert!(long < 2 * short, "{short} records read again of {short_topic}, {long} of {long_topic}");
+}
+
+/// SIGSTOP until the group has given it up, then SIGCONT.
+#[test]
+fn a_frozen_joiner_that_wakes_up_commits_nothing_of_what_others_have_taken_over() {
+    const SEED: u64 = 13;
+    println!("seed {SEED}");
+    let line = Line::new("frozen").set("joiner.session_timeout_ms", 6_000);
+    line.create_topics(PARTITIONS);
+    let settings = line.settings();
+    let deliveries = world::deliveries(&settings, 30_000, SPAN_MS, SEED, PARTITIONS);
+    let parts: Vec<_> = deliveries.chunks(deliveries.len().div_ceil(3)).collect();
+    let mut malformed = world::write(&line, parts[0]);
+    let frozen = Joiner::start(&line, "frozen");
+    let other = Joiner::start(&line, "other");
+    eventually(SOON, "both members own partitions", || {
+        [&frozen, &other]
+            .iter()
+            .all(|joiner| joiner.metric("easq_joiner_partitions").values().any(|&owned| owned == 2.0))
+    });
+    let before = joiners::consumed_records(&line, PARTITIONS);
+    malformed.extend(world::write(&line, parts[1]));
+    eventually(SOON, "some of it is consumed", || joiners::consumed_records(&line, PARTITIONS) > before);
+    frozen.process.signal("STOP");
+    // The other takes over what it had, and goes on with all of it.
+    malformed.extend(world::write(&line, parts[2]));
+    joiners::consumed_to_the_end(&line, PARTITIONS);
+    let positions = || -> Vec<_> {
+        let numbers = (0..PARTITIONS).flat_map(|number| joiners::inputs(&line).map(|(_, t)| (t, number)));
+        numbers.map(|(topic, number)| joiners::committed(&line, &topic, number)).collect()
+    };
+    let taken_over = positions();
+    frozen.process.signal("CONT");
+    let mut frozen = frozen;
+    // It is a member again, or the broker has fenced it and it says so: a supervisor starts it anew.
+    let ended = eventually_some(SOON, "the frozen one rejoins or ends", || {
+        if !frozen.process.is_running() {
+            return Some(true);
+        }
+        let assigned = frozen.process.output().matches("partitions assigned").count();
+        (assigned > 1).then_some(false)
+    });
+    assert_eq!(positions(), taken_over, "the frozen one has moved the group back");
+    if ended {
+        assert_eq!(frozen.process.wait(SOON).code(), Some(3), "{}", frozen.process.output());
+    } else {
+        frozen.stop();
     }
+    other.stop();
+    assert_exactly_once(&line, &malformed);
 }
 
 #[test]
@@ -131,13 +201,8 @@ fn an_open_transaction_of_a_killed_process_holds_its_successor_up_for_moments_on
     let settings = line.settings();
     world::write(&line, &world::deliveries(&settings, 5_000, SPAN_MS, 10, 1));
     let mut killed = Joiner::start(&line.clone().set("joiner.commit_interval_ms", 15_000), "one");
-    let client: BaseConsumer = Kafka::shared()
-        .client()
-        .set("isolation.level", "read_uncommitted")
-        .create()
-        .expect("a valid configuration");
     eventually(SOON, "the first has written outputs that it has not committed", || {
-        client.fetch_watermarks(&settings.topics.behavior_groups, 0, SOON).is_ok_and(|(_, end)| end > 0)
+        Kafka::shared().uncommitted_end(&settings.topics.behavior_groups, 0) > 0
     });
     killed.process.kill();
     let successor = Joiner::start(&line, "one");

@@ -31,6 +31,11 @@ const IMPURE: [&str; 14] = [
     "rand",
     "kafka",
 ];
+/// Where asynchronous code is, all of it: signals, tasks and HTTP. It runs on one worker thread,
+/// so whatever blocks there stops it all.
+const ASYNCHRONOUS: [&str; 3] = ["supervise", "telemetry", "cli"];
+/// What blocks, or leads to what does: not for these modules, but for handing it to a thread.
+const BLOCKING: [&str; 6] = ["rdkafka", "tch", "kafka", "train", "fs", "crossbeam_channel"];
 const MAX_LINES: usize = 450;
 
 /// One token of a source file, groups flattened: comments and the insides of strings are gone.
@@ -217,6 +222,23 @@ fn the_join_has_no_clock_and_no_input_or_output() {
         let words: BTreeSet<_> = source.tokens.iter().filter_map(|token| word(Some(token))).collect();
         let impure = IMPURE.iter().filter(|name| words.contains(*name));
         faults.extend(impure.map(|name| format!("{} names {name}", source.path.display())));
+    }
+    assert_none(faults);
+}
+
+#[test]
+fn asynchronous_code_is_apart_from_everything_that_blocks() {
+    let mut faults = Vec::new();
+    for source in sources() {
+        let words: BTreeSet<_> = source.tokens.iter().filter_map(|token| word(Some(token))).collect();
+        let is_asynchronous = words.contains("async") || words.contains("await");
+        if is_asynchronous && !ASYNCHRONOUS.contains(&source.module.as_str()) {
+            faults.push(format!("{} is asynchronous; only {ASYNCHRONOUS:?} may", source.path.display()));
+        }
+        if is_asynchronous {
+            let blocking = BLOCKING.iter().filter(|name| words.contains(*name));
+            faults.extend(blocking.map(|name| format!("{} names {name}", source.path.display())));
+        }
     }
     assert_none(faults);
 }

@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use support::{Easq, Kafka, Line, eventually, eventually_some};
+use support::{Easq, Kafka, Line, Samples, eventually, eventually_some, world};
 
 const PARTITIONS: i32 = 4;
 const VIEWS: u64 = 5_000;
@@ -112,6 +112,56 @@ fn sigterm_drains_all_roles_and_exits_0() {
     assert!(last.contains("checkpoint"), "the drain leaves a checkpoint: {last}");
 }
 
+/// What SIGTERM alone makes visible: nothing was committed, nothing published before it.
+#[test]
+fn the_drain_commits_and_publishes_what_is_open_and_leaves_both_groups() {
+    const NEVER_MS: u64 = 600_000;
+    const SESSION_MS: u64 = 60_000;
+    let line = Line::new("run-last-commit").set("joiner.session_timeout_ms", SESSION_MS);
+    line.create_topics(PARTITIONS);
+    let settings = line.settings();
+    let topics = &settings.topics;
+    let lazy = line
+        .clone()
+        .set("joiner.commit_interval_ms", 90_000)
+        .set("joiner.transaction_timeout_ms", 110_000)
+        .set("joiner.drain_deadline_ms", 120_000)
+        .set("publish.interval_ms", NEVER_MS)
+        .set("publish.checkpoint_interval_ms", NEVER_MS);
+    let (mut easq, address) = start(lazy, "all");
+    easq.wait_for_output("partitions assigned", DEADLINE);
+    // The joiner's own outputs are not visible before its commit.
+    Samples::new(&settings, PARTITIONS).write(200);
+    world::write(&line, &world::deliveries(&settings, 2_000, 3_600_000, 1, PARTITIONS));
+    eventually(DEADLINE, "outputs are written that are not committed", || {
+        let open = |partition| Kafka::shared().uncommitted_end(&topics.behavior_groups, partition);
+        (0..PARTITIONS).any(|partition| {
+            open(partition) > Kafka::shared().watermarks(&topics.behavior_groups, partition).1
+        })
+    });
+    eventually(DEADLINE, "samples are learned", || {
+        let samples = samples(&get(&address, "/metrics").unwrap_or_default());
+        samples.iter().any(|sample| sample.name == "easq_train_steps_total" && sample.value > 0.0)
+    });
+    let inputs = [&topics.behavior, &topics.responses];
+    let committed = |topic, partition| Kafka::shared().committed(&settings.joiner.group, topic, partition);
+    assert!(inputs.iter().all(|topic| (0..PARTITIONS).all(|number| committed(topic, number).is_none())));
+    let registry = topics.registry(&settings.model.name);
+    assert_eq!(Kafka::shared().watermarks(&registry, 0).1, 0, "a version before the drain");
+
+    easq.terminate();
+    assert_eq!(easq.wait(DEADLINE).code(), Some(0), "{}", easq.output());
+    let consumed = inputs.iter().map(|topic| (0..PARTITIONS).filter_map(|n| committed(topic, n)).count());
+    assert_eq!(consumed.collect::<Vec<_>>(), [PARTITIONS as usize; 2], "the last commit is missing");
+    assert!(Kafka::shared().watermarks(&registry, 0).1 > 0, "the last version is missing");
+    // A member that had not left would hold the partitions, and the model, for the session timeout.
+    let (mut next, _) = start(line, "all");
+    let at_once = Duration::from_millis(SESSION_MS / 2);
+    next.wait_for_output("partitions assigned", at_once);
+    next.terminate();
+    assert_eq!(next.wait(DEADLINE).code(), Some(0), "{}", next.output());
+}
+
 #[test]
 fn a_second_joiner_with_the_same_instance_id_fences_the_first_which_exits_3() {
     let line = Line::new("run-fenced").set("joiner.instance_id", "twin");
@@ -135,6 +185,10 @@ fn without_a_broker_it_keeps_trying_until_sigterm_and_exits_0() {
         samples.into_iter().find(|sample| sample.name == "easq_kafka_unavailable")
     });
     assert_eq!(unavailable.value, 1.0);
+    // There is one thread for all that is asynchronous: whoever waited for a broker on it would
+    // keep these from being answered.
+    let probes: Vec<_> = (0..8).map(|_| get(&address, "/healthz")).collect();
+    assert!(probes.iter().all(|answer| answer.as_deref() == Some("ok\n")), "{probes:?}");
     easq.terminate();
     assert_eq!(easq.wait(DEADLINE).code(), Some(0));
 }

@@ -1,27 +1,31 @@
 //! Partitions come and go: the states of new ones are built from what the group has committed.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
 
 use crate::contract::Side;
-use crate::join::{self, InputState, PartitionJoin};
+use crate::join::{self, Frontier, InputState, PartitionJoin, Position};
 use crate::kafka::membership::{Bounds, Committed, CommittedPartition, Start};
-use crate::kafka::reader::{self, From, ReadError};
+use crate::kafka::reader::{From, ReadError, Reading};
 use crate::settings::Settings;
-use crate::supervise::StopToken;
 use crate::telemetry::events;
 
 use super::JoinerError;
 use super::begin::{BeginAt, begin_at};
 use super::instance::Instance;
-use super::partition::{Partition, Phase};
+use super::partition::{Partition, Phase, TailReading};
 use super::tail::{Tail, TailProgress};
+
+/// How long one turn of the loop reads earlier outputs.
+const TAIL_SLICE: Duration = Duration::from_millis(100);
 
 impl Instance<'_> {
     pub(super) fn on_assigned(&mut self, partitions: Vec<i32>) -> Result<(), JoinerError> {
         self.must_rebuild = false;
         self.partitions.clear();
-        let Some(states) = self.recover(&partitions)? else {
+        let kept = std::mem::take(&mut self.kept);
+        let Some(states) = self.recover(&partitions, kept)? else {
             self.membership.release()?;
             return Ok(());
         };
@@ -36,6 +40,9 @@ impl Instance<'_> {
             self.abort("the assignment was lost")?;
         } else {
             self.transact(Self::commit)?;
+            // Most of them come back at once: a member that joins or leaves moves a few.
+            self.kept = std::mem::take(&mut self.partitions);
+            self.kept.retain(|_, partition| partition.is_as_committed());
         }
         self.forget_partitions(lost);
         self.membership.release()?;
@@ -46,7 +53,7 @@ impl Instance<'_> {
     pub(super) fn rebuild(&mut self) -> Result<(), JoinerError> {
         let owned = self.membership.owned();
         // Without an answer the assignment is lost, which a poll will say.
-        let Some(states) = self.recover(&owned)? else { return Ok(()) };
+        let Some(states) = self.recover(&owned, BTreeMap::new())? else { return Ok(()) };
         self.membership.rewind(&starts(&states))?;
         self.partitions = states;
         self.must_rebuild = false;
@@ -62,13 +69,28 @@ impl Instance<'_> {
     }
 
     /// The states of these partitions as of the committed offsets; `None` when stopped, or when the
-    /// assignment was lost meanwhile.
-    fn recover(&mut self, partitions: &[i32]) -> Result<Option<BTreeMap<i32, Partition>>, JoinerError> {
+    /// assignment was lost meanwhile. One of `kept` goes on if nobody has committed since: offsets
+    /// and metadata, which every commit changes, are what this instance committed last.
+    fn recover(
+        &mut self,
+        partitions: &[i32],
+        mut kept: BTreeMap<i32, Partition>,
+    ) -> Result<Option<BTreeMap<i32, Partition>>, JoinerError> {
         let Some(committed) = self.membership.committed(partitions, self.stop)? else { return Ok(None) };
         let mut states = BTreeMap::new();
         for of_partition in committed {
             let number = of_partition.partition;
-            let Some(state) = self.recover_partition(of_partition)? else { return Ok(None) };
+            let frontier = frontier(&of_partition);
+            if let Some(mut partition) = kept.remove(&number)
+                && frontier.is_some()
+                && partition.frontier == frontier
+            {
+                partition.go_on(Instant::now());
+                states.insert(number, partition);
+                continue;
+            }
+            let Some(mut state) = self.recover_partition(of_partition)? else { return Ok(None) };
+            state.frontier = frontier;
             states.insert(number, state);
         }
         Ok(Some(states))
@@ -87,7 +109,7 @@ impl Instance<'_> {
                 };
                 let join = PartitionJoin::new(self.config.clone(), number, views, responses);
                 self.report_losses(number, &join);
-                Ok(Some(Partition::new(number, join, Phase::Tail(Box::new(tail)), Instant::now())))
+                Ok(Some(Partition::new(number, join, Phase::Tail(Box::new(tail.into())), Instant::now())))
             }
             (None, None) => self.begin(number),
             (Some(_), None) => Err(self.one_sided(Side::Views, number)),
@@ -192,10 +214,12 @@ impl Instance<'_> {
             let Some(Bounds { low, end }) = self.membership.bounds(topic, partition, self.stop)? else {
                 return Ok(false);
             };
+            if low == end {
+                continue;
+            }
             // What lies there can have been aborted: only a record that readers see is an output.
-            if low < end
-                && let Some(offset) = first_record(self.settings, topic, partition)?
-            {
+            let Some(first) = self.first_record(topic, partition)? else { return Ok(false) };
+            if let Some(offset) = first {
                 return Err(JoinerError::OutputsWithoutOffsets {
                     group: self.settings.joiner.group.clone(),
                     topic: topic.clone(),
@@ -205,6 +229,31 @@ impl Instance<'_> {
             }
         }
         Ok(true)
+    }
+
+    /// The offset of the first record of an output partition that a reader sees, if there is one;
+    /// `None` when the stop comes first.
+    fn first_record(&self, topic: &str, partition: i32) -> Result<Option<Option<i64>>, JoinerError> {
+        let begun = Instant::now();
+        let mut reading = loop {
+            match Reading::begin(&self.settings.kafka, topic, partition, From::Beginning) {
+                Ok(reading) => break reading,
+                Err(ReadError::Unavailable { .. }) if self.stop.is_stopped() => return Ok(None),
+                Err(ReadError::Unavailable { .. }) if begun.elapsed() < self.membership.patience() => {}
+                Err(error) => return Err(error.into()),
+            }
+        };
+        let mut first = None;
+        while !self.stop.is_stopped() {
+            let is_over = reading.advance(Instant::now() + TAIL_SLICE, |record| {
+                first = Some(record.offset);
+                ControlFlow::Break(())
+            })?;
+            if is_over || first.is_some() {
+                return Ok(Some(first));
+            }
+        }
+        Ok(None)
     }
 
     /// What has to be read of the labelled topic: its last `join.pair_lookback` records, and all
@@ -223,33 +272,29 @@ impl Instance<'_> {
         Ok(Some(Tail::plan(self.settings.join.pair_lookback, stable, end, starts)))
     }
 
-    /// Reads the labelled tail of one partition, so that the next poll is never far away.
+    /// Reads on in the labelled tail of one partition, for a moment, so that the next poll is never
+    /// far away.
     pub(super) fn read_tails(&mut self) -> Result<(), JoinerError> {
-        let settings = self.settings;
-        let topic = &settings.topics.labelled_views;
+        let lookback = self.settings.join.pair_lookback;
         for (&number, partition) in &mut self.partitions {
-            let Phase::Tail(tail) = &mut partition.phase else { continue };
-            let mut fault = None;
-            let (join, records) = (&mut partition.join, &mut tail.records);
-            let from = From::Offset(tail.next);
-            let read = reader::read_to_end(&settings.kafka, topic, number, from, self.stop, |record| {
-                *records += 1;
-                let payload = record.payload.as_deref().unwrap_or_default();
-                fault = fault.take().or_else(|| join.on_labelled_tail(record.offset, payload).err());
-            });
-            match (read, fault) {
-                (_, Some(fault)) => return Err(fault.into()),
-                (Ok(next), None) => tail.next = next,
-                // The brokers are away, nothing was read: the same again in the next turn.
-                (Err(ReadError::Stopped { .. } | ReadError::Unavailable { .. }), None) => return Ok(()),
-                (Err(error), None) => return Err(error.into()),
-            }
-            match tail.progress(settings.join.pair_lookback) {
+            let Phase::Tail(reading) = &mut partition.phase else { continue };
+            let progress = match read_slice(self.settings, number, reading, &mut partition.join) {
+                Ok(true) => reading.tail.progress(lookback),
+                // Not over; or the brokers are away, nothing was read: on in the next turn.
+                Ok(false) | Err(JoinerError::Outputs(ReadError::Unavailable { .. })) => TailProgress::Waiting,
+                // Retention has removed labelled views since the reading was planned.
+                Err(JoinerError::Outputs(ReadError::OffsetGone { low, .. })) if low > reading.tail.next => {
+                    reading.tail.begins_at(low);
+                    TailProgress::TooFew
+                }
+                Err(error) => return Err(error),
+            };
+            match progress {
                 TailProgress::Waiting => {}
                 TailProgress::Done => partition.phase = Phase::Replay,
                 TailProgress::TooFew => {
-                    tail.restart_at_low();
-                    let (views, responses) = tail.starts.clone();
+                    reading.tail.widen();
+                    let (views, responses) = reading.tail.starts.clone();
                     partition.join = PartitionJoin::new(self.config.clone(), number, views, responses);
                 }
             }
@@ -259,6 +304,41 @@ impl Instance<'_> {
     }
 }
 
+/// Gives the next labelled views of a tail to the join; true once it has come to the end of what can
+/// be read.
+fn read_slice(
+    settings: &Settings,
+    partition: i32,
+    reading: &mut TailReading,
+    join: &mut PartitionJoin,
+) -> Result<bool, JoinerError> {
+    let topic = &settings.topics.labelled_views;
+    let TailReading { tail, reading: open } = reading;
+    let mut slice = match open.take() {
+        Some(slice) => slice,
+        None => Reading::begin(&settings.kafka, topic, partition, From::Offset(tail.next))?,
+    };
+    let mut fault = None;
+    let is_over = slice.advance(Instant::now() + TAIL_SLICE, |record| {
+        tail.records += 1;
+        let payload = record.payload.as_deref().unwrap_or_default();
+        fault = join.on_labelled_tail(record.offset, payload).err();
+        if fault.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    tail.next = slice.next_offset();
+    if !is_over {
+        *open = Some(slice);
+    }
+    fault.map_or(Ok(is_over), |fault| Err(fault.into()))
+}
+
+/// What the group has committed of both inputs.
+fn frontier(committed: &CommittedPartition) -> Option<Frontier> {
+    let position = |of: &Committed| Position { next_offset: of.offset, metadata: of.metadata.clone() };
+    let (views, responses) = (committed.views.as_ref()?, committed.responses.as_ref()?);
+    Some(Frontier { views: position(views), responses: position(responses) })
+}
+
 fn starts(states: &BTreeMap<i32, Partition>) -> Vec<Start> {
     let start = |(&partition, state): (&i32, &Partition)| Start {
         partition,
@@ -266,19 +346,4 @@ fn starts(states: &BTreeMap<i32, Partition>) -> Vec<Start> {
         responses: state.join.read_from(Side::Responses),
     };
     states.iter().map(start).collect()
-}
-
-/// The offset of the first record of an output partition that a reader sees.
-fn first_record(settings: &Settings, topic: &str, partition: i32) -> Result<Option<i64>, ReadError> {
-    let mut first = None;
-    // Stopped by the record that answers the question, so that not all of the topic is read.
-    let found = StopToken::new();
-    let read = reader::read_to_end(&settings.kafka, topic, partition, From::Beginning, &found, |record| {
-        first.get_or_insert(record.offset);
-        found.stop();
-    });
-    match read {
-        Ok(_) | Err(ReadError::Stopped { .. }) => Ok(first),
-        Err(error) => Err(error),
-    }
 }

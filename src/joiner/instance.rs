@@ -36,6 +36,8 @@ pub(super) struct Instance<'a> {
     pub(super) membership: Membership,
     pub(super) producer: TransactionalProducer,
     pub(super) partitions: BTreeMap<i32, Partition>,
+    /// States of the assignment before, between its revocation and the next one.
+    pub(super) kept: BTreeMap<i32, Partition>,
     /// The assignment's states must be built again from the committed offsets.
     pub(super) must_rebuild: bool,
     topics: OutputTopics,
@@ -77,6 +79,7 @@ impl<'a> Instance<'a> {
             membership,
             producer,
             partitions: BTreeMap::new(),
+            kept: BTreeMap::new(),
             must_rebuild: false,
             topics: OutputTopics::new(&settings.topics),
             open: None,
@@ -155,7 +158,8 @@ impl<'a> Instance<'a> {
             moved |= partition.advance(ends, &mut self.effects, &mut self.completed_ms)?;
             let outputs = self.effects.outputs.drain(..);
             self.outputs.extend(outputs.map(|output| self.topics.outgoing(number, output)));
-            partition.note_idle(ends, idle_after, now);
+            let membership = &mut self.membership;
+            partition.note_idle(ends, idle_after, now, |side| membership.is_at_current_end(side, number));
             partition.note_recovered();
             for side in [Side::Views, Side::Responses] {
                 let waiting = partition.waiting_records(side);
@@ -201,16 +205,16 @@ impl<'a> Instance<'a> {
         let mut next = Vec::new();
         let mut moved = Vec::new();
         for (&number, partition) in &mut self.partitions {
-            let Some(frontier) = partition.frontier() else { continue };
-            for (side, position) in [(Side::Views, frontier.views), (Side::Responses, frontier.responses)] {
+            let Some(frontier) = partition.uncommitted() else { continue };
+            for (side, position) in [(Side::Views, &frontier.views), (Side::Responses, &frontier.responses)] {
                 next.push(NextOffset {
                     topic: Arc::clone(self.membership.topic(side)),
                     partition: number,
                     offset: position.next_offset,
-                    metadata: position.metadata,
+                    metadata: position.metadata.clone(),
                 });
             }
-            moved.push(number);
+            moved.push((number, frontier));
         }
         if next.is_empty() {
             return Ok(());
@@ -218,13 +222,16 @@ impl<'a> Instance<'a> {
         let begun = self.open_transaction()?;
         self.producer.commit(&next, &group)?;
         self.open = None;
-        for number in &moved {
-            if let Some(partition) = self.partitions.get_mut(number) {
+        let mut numbers = Vec::new();
+        for (number, frontier) in moved {
+            if let Some(partition) = self.partitions.get_mut(&number) {
                 partition.is_changed = false;
+                partition.frontier = Some(frontier);
                 partition.committed = Some(report::committed(&partition.join, &self.settings.topics));
+                numbers.push(number);
             }
         }
-        self.show_commit(begun.elapsed(), &moved);
+        self.show_commit(begun.elapsed(), &numbers);
         Ok(())
     }
 

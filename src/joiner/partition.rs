@@ -6,19 +6,32 @@ use std::time::{Duration, Instant};
 use crate::contract::{InputRecord, Side};
 use crate::join::{Effects, Frontier, JoinFault, PartitionJoin};
 use crate::kafka::Record;
+use crate::kafka::reader::Reading;
 use crate::telemetry::events;
 use crate::telemetry::partitions::PartitionReport;
 
 use super::tail::Tail;
 
 /// How far the rebuilding of a partition's state has come.
-#[derive(Debug)]
 pub(super) enum Phase {
     /// The last labelled views of this partition are read again. Input records wait.
-    Tail(Box<Tail>),
+    Tail(Box<TailReading>),
     /// Input records below the committed offsets are read again, without output.
     Replay,
     Live,
+}
+
+/// The reading of the labelled topic, a slice in each turn.
+pub(super) struct TailReading {
+    pub(super) tail: Tail,
+    /// `None` before the first slice, and after the brokers were away.
+    pub(super) reading: Option<Reading>,
+}
+
+impl From<Tail> for TailReading {
+    fn from(tail: Tail) -> Self {
+        Self { tail, reading: None }
+    }
 }
 
 /// Records of one input on their way to the join.
@@ -39,6 +52,8 @@ pub(super) struct Partition {
     pub(super) is_changed: bool,
     /// What was last committed, as it is shown.
     pub(super) committed: Option<PartitionReport>,
+    /// What the group holds of this partition, as far as this instance knows.
+    pub(super) frontier: Option<Frontier>,
     replayed_records: u64,
     assigned_at: Instant,
     views: Waiting,
@@ -62,6 +77,7 @@ impl Partition {
             phase,
             is_changed: false,
             committed: None,
+            frontier: None,
             replayed_records: 0,
             assigned_at: now,
             views: reading(),
@@ -133,15 +149,22 @@ impl Partition {
     }
 
     /// Tells the join about inputs that were read to their end and have been silent for so long
-    /// that they no longer hold the other back.
-    pub(super) fn note_idle(&mut self, ends: Ends, idle_after: Duration, now: Instant) {
+    /// that they no longer hold the other back. `is_at_current_end` asks the brokers: silence alone
+    /// may mean that they are away, with records that nobody has seen.
+    pub(super) fn note_idle(
+        &mut self,
+        ends: Ends,
+        idle_after: Duration,
+        now: Instant,
+        mut is_at_current_end: impl FnMut(Side) -> bool,
+    ) {
         if !matches!(self.phase, Phase::Live) {
             return;
         }
         for (side, at_end) in [(Side::Views, ends.views), (Side::Responses, ends.responses)] {
             let waiting = self.waiting(side);
             let silent = waiting.last_arrival.is_some_and(|last| now.duration_since(last) >= idle_after);
-            if at_end && silent && waiting.records.is_empty() {
+            if at_end && silent && waiting.records.is_empty() && is_at_current_end(side) {
                 self.is_changed |= self.join.on_idle(side);
             }
         }
@@ -166,8 +189,25 @@ impl Partition {
     }
 
     /// What to commit, when there is something to commit.
-    pub(super) fn frontier(&mut self) -> Option<Frontier> {
+    pub(super) fn uncommitted(&mut self) -> Option<Frontier> {
         (matches!(self.phase, Phase::Live) && self.is_changed).then(|| self.join.frontier())
+    }
+
+    /// Whether the state is exactly what the group holds, so that it may outlast a rebalance.
+    pub(super) fn is_as_committed(&self) -> bool {
+        matches!(self.phase, Phase::Live) && !self.is_changed && self.frontier.is_some()
+    }
+
+    /// Begins a new assignment with the state of the one before. What was fetched and not consumed
+    /// is fetched again.
+    pub(super) fn go_on(&mut self, now: Instant) {
+        self.assigned_at = now;
+        for side in [Side::Views, Side::Responses] {
+            let waiting = self.waiting_mut(side);
+            waiting.records.clear();
+            waiting.last_arrival = Some(now);
+        }
+        events::PartitionKept { partition: self.number }.emit();
     }
 
     pub(super) fn waiting_records(&self, side: Side) -> usize {
@@ -249,7 +289,7 @@ mod tests {
         let mut before = Partition::new(0, join(Start::At(0), Start::At(0)), Phase::Live, now);
         (0..consumed).for_each(|offset| before.accept(Side::Views, view(offset), now));
         advance(&mut before);
-        let frontier = before.frontier().expect("something to commit");
+        let frontier = before.uncommitted().expect("something to commit");
         let resume = |position: crate::join::Position| {
             let state = InputState::decode(position.next_offset, &position.metadata).expect("own metadata");
             Start::Resume { state, low_watermark: 0 }
@@ -262,7 +302,7 @@ mod tests {
     fn there_is_nothing_to_commit_before_a_record_was_consumed() {
         let mut partition = Partition::new(0, join(Start::At(0), Start::At(0)), Phase::Live, Instant::now());
         assert!(!advance(&mut partition));
-        assert_eq!(partition.frontier(), None);
+        assert_eq!(partition.uncommitted(), None);
     }
 
     /// Invariant 2: the first live record can be consumed in the turn in which the replay ends.
@@ -273,7 +313,7 @@ mod tests {
         assert!(advance(&mut partition));
         partition.note_recovered();
         assert_eq!(partition.replayed_records, 3);
-        assert_eq!(partition.frontier().expect("a live record").views.next_offset, 4);
+        assert_eq!(partition.uncommitted().expect("a live record").views.next_offset, 4);
     }
 
     #[test]
@@ -282,15 +322,30 @@ mod tests {
         (0..3).for_each(|offset| partition.accept(Side::Views, view(offset), Instant::now()));
         advance(&mut partition);
         partition.note_recovered();
-        assert_eq!(partition.frontier(), None);
+        assert_eq!(partition.uncommitted(), None);
         assert!(partition.is_to_be_shown());
+    }
+
+    /// Invariant 3: while a leader is away its partition is silent and may hold records.
+    #[test]
+    fn a_silent_input_is_idle_only_when_the_brokers_confirm_its_end() {
+        let now = Instant::now();
+        for (is_confirmed, changed) in [(false, false), (true, true)] {
+            let mut partition = Partition::new(0, join(Start::At(0), Start::At(0)), Phase::Live, now);
+            partition.accept(Side::Views, view(0), now);
+            advance(&mut partition);
+            partition.is_changed = false;
+            partition.note_idle(AT_END, Duration::ZERO, now, |_| is_confirmed);
+            assert_eq!(partition.is_changed, changed);
+        }
     }
 
     /// Invariant 5: no label is paired before the labelled views of the past are known.
     #[test]
     fn records_wait_while_the_labelled_tail_is_read() {
         let bounds = Bounds { low: 0, end: 10 };
-        let mut partition = resumed(3, |starts| Phase::Tail(Box::new(Tail::plan(10, bounds, 10, starts))));
+        let mut partition =
+            resumed(3, |starts| Phase::Tail(Box::new(Tail::plan(10, bounds, 10, starts).into())));
         partition.accept(Side::Views, view(0), Instant::now());
         assert!(!advance(&mut partition));
         assert_eq!(partition.waiting_records(Side::Views), 1);

@@ -3,9 +3,11 @@
 use crate::join::Start;
 use crate::kafka::membership::Bounds;
 
-/// Offsets read per labelled view wanted. Control records of transactions take at most every second
-/// one; what aborted transactions left takes more.
+/// Offsets read at first per labelled view wanted. Control records of transactions take at most every
+/// second one; what aborted transactions left takes more.
 const OFFSETS_PER_RECORD: i64 = 4;
+/// By how much a part that holds too few labelled views is widened.
+const WIDER: i64 = 4;
 
 /// The reading of the last labelled views of one partition.
 #[derive(Debug, Clone)]
@@ -17,6 +19,8 @@ pub(super) struct Tail {
     pub(super) starts: (Start, Start),
     from: i64,
     low: i64,
+    /// The last stable offset when the reading was planned.
+    stable_end: i64,
     /// All that was written before the committed offsets lies below.
     end: i64,
 }
@@ -36,7 +40,7 @@ impl Tail {
     pub(super) fn plan(lookback: usize, stable: Bounds, end: i64, starts: (Start, Start)) -> Self {
         let wanted = i64::try_from(lookback).unwrap_or(i64::MAX).saturating_mul(OFFSETS_PER_RECORD);
         let from = stable.end.saturating_sub(wanted).max(stable.low);
-        Self { next: from, records: 0, starts, from, low: stable.low, end }
+        Self { next: from, records: 0, starts, from, low: stable.low, stable_end: stable.end, end }
     }
 
     pub(super) fn progress(&self, lookback: usize) -> TailProgress {
@@ -49,9 +53,16 @@ impl Tail {
         }
     }
 
-    /// Reads all of the topic instead.
-    pub(super) fn restart_at_low(&mut self) {
-        (self.from, self.next, self.records) = (self.low, self.low, 0);
+    /// The topic holds nothing before this offset any more.
+    pub(super) fn begins_at(&mut self, low: i64) {
+        self.low = low;
+    }
+
+    /// Reads a part that begins further back instead, if there is one.
+    pub(super) fn widen(&mut self) {
+        let span = self.stable_end.saturating_sub(self.from).max(1).saturating_mul(WIDER);
+        self.from = self.stable_end.saturating_sub(span).max(self.low);
+        (self.next, self.records) = (self.from, 0);
     }
 }
 
@@ -73,14 +84,26 @@ mod tests {
     }
 
     #[test]
-    fn a_tail_full_of_aborted_records_is_read_from_the_low_watermark() {
+    fn a_tail_full_of_aborted_records_is_read_from_further_and_further_back() {
         let mut tail = tail(10, 1_000, 1_000);
-        (tail.next, tail.records) = (1_000, 9);
-        assert_eq!(tail.progress(10), TailProgress::TooFew);
-        tail.restart_at_low();
-        assert_eq!((tail.next, tail.records), (100, 0));
+        for from in [840, 360, 100] {
+            (tail.next, tail.records) = (1_000, 9);
+            assert_eq!(tail.progress(10), TailProgress::TooFew);
+            tail.widen();
+            assert_eq!((tail.next, tail.records), (from, 0));
+        }
         tail.next = 1_000;
         assert_eq!(tail.progress(10), TailProgress::Done, "there are no more");
+    }
+
+    #[test]
+    fn what_retention_removes_while_the_tail_is_read_is_not_waited_for() {
+        let mut tail = tail(10, 1_000, 1_000);
+        tail.begins_at(990);
+        tail.widen();
+        assert_eq!(tail.next, 990);
+        (tail.next, tail.records) = (1_000, 5);
+        assert_eq!(tail.progress(10), TailProgress::Done);
     }
 
     #[test]

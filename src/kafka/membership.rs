@@ -234,6 +234,12 @@ impl Membership {
         self.group_metadata.clone()
     }
 
+    /// How long an answer of the brokers is waited for between two polls.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        self.max_poll_interval / 2
+    }
+
     /// Partitions of either input topic.
     #[must_use]
     pub fn partition_count(&self) -> i32 {
@@ -264,6 +270,12 @@ impl Membership {
     #[must_use]
     pub fn at_end(&self, side: Side, partition: i32) -> bool {
         self.feed(side).at_end(partition)
+    }
+
+    /// The partition is read to the end that it has now: the brokers were asked within the last
+    /// second, and everything below their answer was handed out. False while they do not answer.
+    pub fn is_at_current_end(&mut self, side: Side, partition: i32) -> bool {
+        self.feed_mut(side).is_at_current_end(partition)
     }
 
     /// The offset behind the last record that was handed out of an owned partition.

@@ -4,9 +4,10 @@
 //! log does not hold any more is an error that names it, never a reset.
 
 use std::cell::RefCell;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -273,7 +274,7 @@ fn question_failed(topic: &str, client: &str, error: &KafkaError) -> ReadError {
     }
 }
 
-/// Where [`read_to_end`] begins.
+/// Where a [`Reading`] begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum From {
     /// The first record that the log holds.
@@ -281,12 +282,91 @@ pub enum From {
     Offset(i64),
 }
 
+/// A partition that is read once, from an offset to the last stable offset at the time of the call or
+/// somewhat later, in slices: for a thread that has something else to do in between.
+pub struct Reading {
+    reader: LogReader,
+    topic: String,
+    partition: i32,
+    next: i64,
+    end: i64,
+}
+
+impl Reading {
+    /// Asks for the bounds of the partition and begins to fetch.
+    ///
+    /// # Errors
+    /// [`ReadError::OffsetGone`], [`ReadError::UnknownTopic`], [`ReadError::AccessRefused`];
+    /// [`ReadError::Unavailable`] when no broker answers within ten seconds.
+    pub fn begin(
+        kafka: &settings::Kafka,
+        topic: &str,
+        partition: i32,
+        from: From,
+    ) -> Result<Self, ReadError> {
+        // A fetch at the end waits this long before it says that there is no more.
+        let tuning = [&FETCH_TUNING[..], &[("fetch.wait.max.ms", "20")]].concat();
+        let mut reader = LogReader::with_tuning(kafka, "one-time reader", &tuning)?;
+        let (low, end) = reader.watermarks(topic, partition)?;
+        let next = match from {
+            From::Beginning => low,
+            From::Offset(offset) => offset,
+        };
+        if next < low || next > end {
+            return Err(ReadError::OffsetGone {
+                topic: topic.into(),
+                partition,
+                offset: next,
+                low,
+                high: end,
+            });
+        }
+        reader.assign(&[(topic, partition, next)])?;
+        Ok(Self { reader, topic: topic.to_owned(), partition, next, end })
+    }
+
+    /// The offset to go on from.
+    #[must_use]
+    pub fn next_offset(&self) -> i64 {
+        self.next
+    }
+
+    /// Gives committed records to `each` until the end, until `deadline`, or until `each` breaks;
+    /// true at the end.
+    ///
+    /// # Errors
+    /// As [`LogReader::poll`].
+    pub fn advance(
+        &mut self,
+        deadline: Instant,
+        mut each: impl FnMut(Record) -> ControlFlow<()>,
+    ) -> Result<bool, ReadError> {
+        while self.next < self.end {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.reader.next(left)? {
+                Polled::Record(record) => {
+                    self.next = record.offset + 1;
+                    if each(record).is_break() {
+                        break;
+                    }
+                }
+                // Behind the last record there are only control records and aborted ones.
+                Polled::End => self.next = self.next.max(self.end),
+                Polled::Nothing => {}
+            }
+            if left.is_zero() {
+                break;
+            }
+        }
+        Ok(self.next >= self.end)
+    }
+}
+
 /// Gives every committed record of a partition, up to the last stable offset at the time of the
 /// call or somewhat later, to `each`; the offset to go on from.
 ///
 /// # Errors
-/// As [`LogReader::poll`]; [`ReadError::Unavailable`] when no broker answers at the beginning;
-/// [`ReadError::Stopped`] when the stop comes first.
+/// As [`Reading::begin`] and [`Reading::advance`]; [`ReadError::Stopped`] when the stop comes first.
 pub fn read_to_end(
     kafka: &settings::Kafka,
     topic: &str,
@@ -295,33 +375,19 @@ pub fn read_to_end(
     stop: &StopToken,
     mut each: impl FnMut(Record),
 ) -> Result<i64, ReadError> {
-    // A fetch at the end waits this long before it says that there is no more.
-    let tuning = [&FETCH_TUNING[..], &[("fetch.wait.max.ms", "20")]].concat();
-    let mut reader = LogReader::with_tuning(kafka, "one-time reader", &tuning)?;
-    let (low, end) = reader.watermarks(topic, partition)?;
-    let mut next = match from {
-        From::Beginning => low,
-        From::Offset(offset) => offset,
-    };
-    if next < low || next > end {
-        return Err(ReadError::OffsetGone { topic: topic.into(), partition, offset: next, low, high: end });
-    }
-    reader.assign(&[(topic, partition, next)])?;
-    while next < end {
+    let mut reading = Reading::begin(kafka, topic, partition, from)?;
+    loop {
         if stop.is_stopped() {
-            return Err(ReadError::Stopped { topic: topic.to_owned(), partition });
+            return Err(ReadError::Stopped { topic: reading.topic, partition: reading.partition });
         }
-        match reader.next(POLL_SLICE)? {
-            Polled::Record(record) => {
-                next = record.offset + 1;
-                each(record);
-            }
-            // Behind the last record there are only control records and aborted ones.
-            Polled::End => next = next.max(end),
-            Polled::Nothing => {}
+        let is_over = reading.advance(Instant::now() + POLL_SLICE, |record| {
+            each(record);
+            ControlFlow::Continue(())
+        })?;
+        if is_over {
+            return Ok(reading.next);
         }
     }
-    Ok(next)
 }
 
 /// How often a reader to the end looks at the stop.

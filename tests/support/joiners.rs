@@ -39,9 +39,10 @@ impl Joiner {
         assert_eq!(status.code(), Some(0), "{}", self.process.output());
     }
 
-    /// The samples of one metric, by their labels as they stand in the text.
+    /// The samples of one metric, by their labels as they stand in the text; none before the process
+    /// serves them.
     pub fn metric(&self, name: &str) -> BTreeMap<String, f64> {
-        let text = get(&self.address, "/metrics");
+        let text = get(&self.address, "/metrics").unwrap_or_default();
         let samples = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('{'));
         samples
             .map(|sample| {
@@ -52,12 +53,12 @@ impl Joiner {
     }
 }
 
-fn get(address: &str, path: &str) -> String {
-    let mut stream = TcpStream::connect(address).expect("the endpoint of a running process");
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").expect("a request");
+fn get(address: &str, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer in UTF-8");
-    answer
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 /// The value of a label in the text of a sample's labels.
@@ -109,17 +110,22 @@ pub fn messages_on<M: Message + Default>(kafka: &Kafka, topic: &str) -> Vec<M> {
     kafka.read_to_end(topic).iter().map(Record::decode).collect()
 }
 
-/// Where the records of `topics.late` or `topics.dead_letters` came from. Fails when one is there twice.
+/// Where a record of `topics.late` or `topics.dead_letters` came from.
 #[track_caller]
-pub fn origins(records: &[Record]) -> BTreeSet<Address> {
-    let number = |record: &Record, name: &str| -> i64 {
+pub fn origin(record: &Record) -> Address {
+    let number = |name: &str| -> i64 {
         record.header(name).expect("a header with the origin").parse().expect("a number")
     };
+    let topic = record.header("topic").expect("a header with the topic");
+    let partition = i32::try_from(number("partition")).expect("a partition number");
+    (topic, partition, number("offset"))
+}
+
+/// Where records came from. Fails when one is there twice.
+#[track_caller]
+pub fn origins(records: &[Record]) -> BTreeSet<Address> {
     let mut origins = BTreeSet::new();
-    for record in records {
-        let topic = record.header("topic").expect("a header with the topic");
-        let partition = i32::try_from(number(record, "partition")).expect("a partition number");
-        let origin = (topic, partition, number(record, "offset"));
+    for origin in records.iter().map(origin) {
         assert!(origins.insert(origin.clone()), "{origin:?} is there twice");
     }
     origins

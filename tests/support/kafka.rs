@@ -205,6 +205,17 @@ impl Kafka {
         client.fetch_watermarks(topic, partition, ANSWER_WITHIN).expect("watermarks of an existing partition")
     }
 
+    /// The end of a partition, behind records of transactions that are still open.
+    pub fn uncommitted_end(&self, topic: &str, partition: i32) -> i64 {
+        let client: BaseConsumer = self
+            .client()
+            .set("isolation.level", "read_uncommitted")
+            .create()
+            .expect("a valid client configuration");
+        let (_, end) = client.fetch_watermarks(topic, partition, ANSWER_WITHIN).expect("watermarks");
+        end
+    }
+
     /// All that a `read_committed` reader sees now, in order of partition and offset.
     pub fn read_to_end(&self, topic: &str) -> Vec<Record> {
         let partitions = self.partitions(topic);

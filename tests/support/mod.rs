@@ -13,6 +13,7 @@ pub mod oracle;
 mod process;
 mod python;
 mod samples;
+pub mod verify;
 mod wait;
 pub mod world;
 

@@ -3,10 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use easq::contract::Side;
 use easq::contract::v1::{
     Answer, BehaviorEvent, BehaviorGroup, LabelledView, PairScope, PreferencePair, QuestionnaireResponse,
     Source,
 };
+use easq::join::Outcome;
 use easq::settings::{Join, Topics};
 use prost::Message;
 
@@ -21,9 +23,24 @@ pub struct JoinTruth {
     pub labelled: Vec<LabelledView>,
     pub groups: Vec<BehaviorGroup>,
     pub late: BTreeSet<Address>,
-    /// Copies that must be recognised: those of eligible views, and those that come while the group
-    /// of their request is open.
-    pub duplicate_views: u64,
+    /// How many records of each partition came to each outcome (invariant 11), when all there is has
+    /// been read.
+    pub counts: BTreeMap<(i32, Side), Counts>,
+}
+
+/// Outcomes of the records of one input partition.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub outcomes: BTreeMap<&'static str, u64>,
+    pub waiting: u64,
+}
+
+impl Counts {
+    fn add(&mut self, outcome: Outcome, records: u64) {
+        if records > 0 {
+            *self.outcomes.entry(outcome.as_str()).or_default() += records;
+        }
+    }
 }
 
 /// A valid record in time, decoded.
@@ -53,26 +70,40 @@ pub fn join(
                 .collect()
         };
         let lateness_ms = settings.allowed_lateness_ms;
+        let mut late = BTreeSet::new();
         let views = in_time::<BehaviorEvent>(
             &topics.behavior,
             lateness_ms,
             &valid(&topics.behavior, views),
             |view| view.event_time_ms,
-            &mut truth.late,
+            &mut late,
         );
         let responses = in_time::<QuestionnaireResponse>(
             &topics.responses,
             lateness_ms,
             &valid(&topics.responses, responses),
             |response| response.event_time_ms,
-            &mut truth.late,
+            &mut late,
         );
-        let (views, copies, stream_time_ms) = first_of_each_impression(settings, views);
-        truth.duplicate_views += copies;
-        truth.groups.extend(groups(topics, settings, partition, &views, stream_time_ms));
-        label(topics, settings, partition, &views, &responses, &mut truth);
+        for (side, topic) in [(Side::Views, &topics.behavior), (Side::Responses, &topics.responses)] {
+            let of_partition = |(of, number, _): &&Address| of == topic && *number == partition;
+            let counts = truth.counts.entry((partition, side)).or_default();
+            counts.add(Outcome::Rejected, malformed.iter().filter(of_partition).count() as u64);
+            counts.add(Outcome::Late, late.iter().filter(of_partition).count() as u64);
+        }
+        truth.late.append(&mut late);
+        let clocks = [last_stream_time_ms(&views), last_stream_time_ms(&responses)];
+        let of_views = truth.counts.entry((partition, Side::Views)).or_default();
+        let views = first_of_each_impression(settings, views, of_views);
+        truth.groups.extend(groups(topics, settings, partition, &views, clocks[0]));
+        label(topics, settings, partition, &views, &responses, clocks[0].min(clocks[1]), &mut truth);
     }
     truth
+}
+
+/// The greatest event time of all; the minimum where there is none.
+fn last_stream_time_ms<T>(records: &[InTime<T>]) -> i64 {
+    records.last().map_or(i64::MIN, |record| record.stream_time_ms)
 }
 
 /// Splits off what lies below the greatest event time before it minus the allowed lateness.
@@ -99,22 +130,22 @@ fn in_time<T: Message + Default>(
     in_time
 }
 
-/// The views without the copies of any, how many recognisable copies there were, and the last
-/// stream time.
+/// The views without the copies of any. A copy is recognised when it is eligible, or comes while the
+/// group of its request is open; any other one is as ineligible as its original.
 fn first_of_each_impression(
     settings: &Join,
     views: Vec<InTime<BehaviorEvent>>,
-) -> (Vec<InTime<BehaviorEvent>>, u64, i64) {
-    let stream_time_ms = views.last().map_or(i64::MIN, |view| view.stream_time_ms);
+    counts: &mut Counts,
+) -> Vec<InTime<BehaviorEvent>> {
     let mut seen = HashSet::new();
     let (firsts, copies): (Vec<_>, Vec<_>) =
         views.into_iter().partition(|view| seen.insert(view.event.impression_id.clone()));
-    let recognisable = copies.iter().filter(|copy| {
+    for copy in copies {
         let group_is_open = copy.stream_time_ms <= copy.event.request_time_ms + settings.group_span_ms;
-        is_eligible(settings, &copy.event) || group_is_open
-    });
-    let count = recognisable.count() as u64;
-    (firsts, count, stream_time_ms)
+        let is_recognised = is_eligible(settings, &copy.event) || group_is_open;
+        counts.add(if is_recognised { Outcome::Duplicate } else { Outcome::Ineligible }, 1);
+    }
+    firsts
 }
 
 fn is_eligible(settings: &Join, view: &BehaviorEvent) -> bool {
@@ -131,35 +162,57 @@ fn source(topic: &str, partition: i32, offset: i64) -> Option<Source> {
     Some(Source { topic: topic.to_owned(), partition, offset })
 }
 
+/// Labels views, and counts what became of all. `clock_ms`: the slower of both stream times, at which
+/// records expire.
 fn label(
     topics: &Topics,
     settings: &Join,
     partition: i32,
     views: &[InTime<BehaviorEvent>],
     responses: &[InTime<QuestionnaireResponse>],
+    clock_ms: i64,
     truth: &mut JoinTruth,
 ) {
+    let waits = |time_ms: i64| clock_ms <= time_ms + settings.window_ms + settings.allowed_lateness_ms;
     let by_impression: HashMap<&str, &InTime<BehaviorEvent>> =
         views.iter().map(|view| (view.event.impression_id.as_str(), view)).collect();
     let mut answered = HashSet::new();
+    let mut of_responses = truth.counts.remove(&(partition, Side::Responses)).unwrap_or_default();
     for response in responses {
-        let Some(view) = by_impression.get(response.event.impression_id.as_str()) else { continue };
-        let apart_ms = (response.event.event_time_ms - view.event.event_time_ms).abs();
-        let matches = is_eligible(settings, &view.event)
-            && view.event.user_id == response.event.user_id
-            && apart_ms <= settings.window_ms;
-        if !matches {
+        let view = by_impression.get(response.event.impression_id.as_str()).filter(|view| {
+            let apart_ms = (response.event.event_time_ms - view.event.event_time_ms).abs();
+            is_eligible(settings, &view.event)
+                && view.event.user_id == response.event.user_id
+                && apart_ms <= settings.window_ms
+        });
+        let Some(view) = view else {
+            match waits(response.event.event_time_ms) {
+                true => of_responses.waiting += 1,
+                false => of_responses.add(Outcome::Unmatched, 1),
+            }
+            continue;
+        };
+        if !answered.insert(view.offset) {
+            of_responses.add(Outcome::Duplicate, 1); // the answer with the lowest offset is the label
             continue;
         }
-        if !answered.insert(view.offset) {
-            continue; // the answer with the lowest offset is the label
-        }
+        of_responses.add(Outcome::Matched, 1);
         truth.labelled.push(LabelledView {
             view: Some(view.event.clone()),
             response: Some(response.event.clone()),
             view_source: source(&topics.behavior, partition, view.offset),
             response_source: source(&topics.responses, partition, response.offset),
         });
+    }
+    truth.counts.insert((partition, Side::Responses), of_responses);
+    let of_views = truth.counts.entry((partition, Side::Views)).or_default();
+    for view in views {
+        match () {
+            () if !is_eligible(settings, &view.event) => of_views.add(Outcome::Ineligible, 1),
+            () if answered.contains(&view.offset) => of_views.add(Outcome::Matched, 1),
+            () if waits(view.event.event_time_ms) => of_views.waiting += 1,
+            () => of_views.add(Outcome::Unanswered, 1),
+        }
     }
 }
 

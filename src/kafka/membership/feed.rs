@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
@@ -64,23 +64,32 @@ impl Fault {
     }
 }
 
+/// How long the brokers' word on the end of a partition counts, or their silence.
+const END_KNOWN_FOR: Duration = Duration::from_secs(1);
+/// A question about an end is short, since the polling thread waits for it.
+const END_TIMEOUT: Duration = Duration::from_millis(200);
+
 /// How far one owned partition was read.
 struct Progress {
     next_offset: i64,
     at_end: bool,
     held: bool,
+    /// When the brokers were asked for the end, and what they said.
+    asked_end: Option<(Instant, Option<i64>)>,
 }
 
 pub(super) struct Feed {
     pub(super) topic: Arc<str>,
     pub(super) consumer: BaseConsumer<FeedContext>,
     owned: BTreeMap<i32, Progress>,
+    /// The last poll left nothing in librdkafka's queue.
+    is_drained: bool,
     health: Health,
 }
 
 impl Feed {
     pub(super) fn new(topic: Arc<str>, consumer: BaseConsumer<FeedContext>) -> Self {
-        Self { topic, consumer, owned: BTreeMap::new(), health: Health::default() }
+        Self { topic, consumer, owned: BTreeMap::new(), is_drained: false, health: Health::default() }
     }
 
     /// Stops early at a rebalance, so that no record of the next assignment is mixed in.
@@ -91,8 +100,12 @@ impl Feed {
         records: &mut Vec<Record>,
     ) -> Result<(), Fault> {
         let mut wait = timeout;
+        self.is_drained = false;
         for _ in 0..max {
-            let Some(polled) = self.consumer.poll(wait) else { break };
+            let Some(polled) = self.consumer.poll(wait) else {
+                self.is_drained = true;
+                break;
+            };
             wait = Duration::ZERO;
             match polled {
                 Ok(message) => {
@@ -197,6 +210,30 @@ impl Feed {
         self.owned.get(&partition).is_some_and(|progress| progress.at_end)
     }
 
+    /// Whether a partition is read to the end that it has now, by the brokers' own word.
+    ///
+    /// [`at_end`](Self::at_end) alone does not tell: while a leader is away it stays as it was, and
+    /// librdkafka says once only that an end was reached. So the brokers are asked, at most once a
+    /// second; and the fetch position, which follows control records too, must have come as far,
+    /// with nothing of it left in the queue.
+    pub(super) fn is_at_current_end(&mut self, partition: i32) -> bool {
+        let Some(progress) = self.owned.get_mut(&partition) else { return false };
+        if !progress.at_end {
+            return false;
+        }
+        let end = match progress.asked_end {
+            Some((asked, end)) if asked.elapsed() < END_KNOWN_FOR => end,
+            _ => {
+                let bounds = self.consumer.fetch_watermarks(&self.topic, partition, END_TIMEOUT);
+                let end = bounds.ok().map(|(_, end)| end);
+                progress.asked_end = Some((Instant::now(), end));
+                end
+            }
+        };
+        let fetched = self.consumer.context().fetch_offset(partition).max(Some(progress.next_offset));
+        self.is_drained && end.is_some() && fetched >= end
+    }
+
     pub(super) fn take_health(&mut self) -> Health {
         std::mem::take(&mut self.health)
     }
@@ -226,9 +263,10 @@ impl Feed {
 
     fn restart(&mut self, offsets: &[(i32, i64)]) {
         let fresh = |&(partition, next_offset): &(i32, i64)| {
-            (partition, Progress { next_offset, at_end: false, held: false })
+            (partition, Progress { next_offset, at_end: false, held: false, asked_end: None })
         };
         self.owned = offsets.iter().map(fresh).collect();
+        self.is_drained = false;
         self.health.offset_gone = false;
     }
 
@@ -255,7 +293,7 @@ mod tests {
     use super::*;
 
     fn owned(partition: i32, next_offset: i64) -> BTreeMap<i32, Progress> {
-        BTreeMap::from([(partition, Progress { next_offset, at_end: true, held: false })])
+        BTreeMap::from([(partition, Progress { next_offset, at_end: true, held: false, asked_end: None })])
     }
 
     /// Invariant 2: no record takes effect twice, whatever a broker or a stale fetch hands out.

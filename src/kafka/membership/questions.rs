@@ -10,6 +10,7 @@ use super::{
     Bounds, Committed, CommittedPartition, Membership, MembershipError, REQUEST_TIMEOUT, RETRY_PAUSE,
 };
 use crate::contract::Side;
+use crate::kafka::client::is_access_refused;
 use crate::kafka::partition_list;
 use crate::supervise::StopToken;
 
@@ -131,7 +132,10 @@ impl Membership {
             if reason.rdkafka_error_code() == Some(RDKafkaErrorCode::BrokerDestroy) {
                 return Ok(None);
             }
-            if begun.elapsed() > self.max_poll_interval / 2 {
+            if let Some(error) = self.refusal(what, &reason) {
+                return Err(error);
+            }
+            if begun.elapsed() > self.patience() {
                 return Err(MembershipError::NoAnswer {
                     what: what.to_owned(),
                     group: self.group.clone(),
@@ -140,6 +144,25 @@ impl Membership {
                 });
             }
             stop.wait(RETRY_PAUSE);
+        }
+    }
+
+    /// What no patience helps against: this member was given up, or has no right to ask.
+    fn refusal(&self, what: &str, error: &KafkaError) -> Option<MembershipError> {
+        use RDKafkaErrorCode as Code;
+        let fatal = || self.member.consumer.client().fatal_error().map(|(_, reason)| reason);
+        let reason = error.to_string();
+        match error.rdkafka_error_code() {
+            Some(Code::FencedInstanceId) => {
+                Some(MembershipError::Fenced { group: self.group.clone(), reason })
+            }
+            Some(Code::Fatal) => {
+                Some(MembershipError::Fenced { group: self.group.clone(), reason: fatal().unwrap_or(reason) })
+            }
+            Some(code) if is_access_refused(code) => {
+                Some(MembershipError::NotAuthorized { what: what.to_owned(), reason })
+            }
+            _ => None,
         }
     }
 }

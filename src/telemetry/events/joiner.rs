@@ -88,6 +88,18 @@ impl PartitionRecovered {
     }
 }
 
+/// A partition stayed with its instance across a rebalance, and so did its state.
+pub struct PartitionKept {
+    pub partition: i32,
+}
+
+impl PartitionKept {
+    pub fn emit(self) {
+        histogram!(names::JOINER_RECOVERY_SECONDS).record(0.0);
+        info!(partition = self.partition, "partition kept its state");
+    }
+}
+
 /// Labels became visible.
 pub struct LabelsCommitted<'a> {
     /// Kafka timestamps of the records that completed them, Unix milliseconds.
