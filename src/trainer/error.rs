@@ -60,6 +60,17 @@ impl TrainerError {
         }
     }
 
+    /// Whether brokers gave no answer, which passes by itself.
+    pub(super) fn is_outage(&self) -> bool {
+        matches!(
+            self,
+            Self::Read(ReadError::Unavailable { .. })
+                | Self::Publish(
+                    PublishError::Read(ReadError::Unavailable { .. }) | PublishError::PageTimeout { .. }
+                )
+        )
+    }
+
     /// Whether it only says that a stop came before the end of something.
     pub(super) fn is_stop(&self) -> bool {
         matches!(
