@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use support::{Cluster, Door, Input, Kafka, eventually};
+use support::{Cluster, Door, Input, Kafka, eventually, eventually_some};
 use tokio::runtime::Runtime;
 
 const WITHIN: Duration = Duration::from_secs(60);
@@ -28,6 +28,7 @@ struct Passage {
 impl Passage {
     fn new() -> Self {
         let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        server.set_nonblocking(true).expect("a socket");
         let network = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let network = network.expect("a thread");
         let door = Door::new();
@@ -39,11 +40,20 @@ impl Passage {
         with_timeouts(TcpStream::connect(self.address).expect("a door takes connections"))
     }
 
+    #[track_caller]
+    fn accept(&self) -> TcpStream {
+        let stream = eventually_some(WITHIN, "a connection comes through the door", || {
+            self.server.accept().ok().map(|(stream, _)| stream)
+        });
+        stream.set_nonblocking(false).expect("a socket");
+        with_timeouts(stream)
+    }
+
     /// Both ends of a connection that has carried a byte.
     fn connected(&self) -> (TcpStream, TcpStream) {
         let mut client = self.client();
         client.write_all(b"?").expect("room");
-        let mut server = with_timeouts(self.server.accept().expect("a connection through the door").0);
+        let mut server = self.accept();
         assert_eq!(read(&mut server, 1), b"?");
         (client, server)
     }
@@ -114,7 +124,7 @@ fn a_cut_holds_back_bytes_and_ends_until_it_is_mended_and_loses_none() {
     assert_eq!(read(&mut server, 5), b"there");
     assert_eq!(read(&mut client, 4), b"back");
     ends(&mut client);
-    let mut of_later = with_timeouts(passage.server.accept().expect("a connection through the door").0);
+    let mut of_later = passage.accept();
     assert_eq!(read(&mut of_later, 5), b"later");
 }
 

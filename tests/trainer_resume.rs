@@ -137,3 +137,27 @@ fn offsets_that_are_gone_stop_the_trainer_until_a_person_accepts_the_gap_which_i
     assert_eq!(gap.to_offset, end - 10);
     trainer.stop();
 }
+
+/// librdkafka goes on at its old offsets in the new topic, and says nothing where these are there.
+#[test]
+fn a_topic_of_samples_that_is_created_again_stops_the_trainer_also_when_it_is_longer_than_before() {
+    let line = line("replaced");
+    let settings = line.settings();
+    let groups = &settings.topics.behavior_groups;
+    Samples::new(&settings, PARTITIONS).write(100);
+    let mut running = Trainer::start(&line);
+    production_learns_all(&line);
+    Kafka::shared().delete_topic(groups);
+    Kafka::shared().create_topic(groups, PARTITIONS);
+    Samples::new(&settings, PARTITIONS).write(400);
+    let mut restarted = None;
+    for _ in 0..2 {
+        let trainer = restarted.as_mut().unwrap_or(&mut running);
+        let status = trainer.process.wait(SOON);
+        let output = trainer.process.output();
+        assert_eq!(status.code(), Some(1), "{output}");
+        assert!(output.contains(&format!("'{groups}' partition")), "{output}");
+        assert!(output.contains("created again") && output.contains("model.name"), "{output}");
+        restarted = Some(Trainer::start(&line));
+    }
+}

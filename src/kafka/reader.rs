@@ -15,6 +15,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::Message;
 
 use super::client::{Context, client_config, is_access_refused, is_connection_trouble};
+use super::identity::{TopicId, topic_ids};
 use super::{Record, TopicNames, metadata, partition_list};
 use crate::settings;
 use crate::supervise::StopToken;
@@ -283,6 +284,17 @@ impl LogReader {
     pub fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), ReadError> {
         metadata::watermarks(&self.consumer, topic, partition, REQUEST_TIMEOUT)
             .map_err(|error| self.question_failed(topic, &error))
+    }
+
+    /// The cluster's id of a topic, where it gives one. Asks a broker; blocks for up to `timeout`, and
+    /// longer where there seems to be no such topic.
+    ///
+    /// # Errors
+    /// As [`LogReader::watermarks`].
+    pub fn topic_id(&self, topic: &str, timeout: Duration) -> Result<Option<TopicId>, ReadError> {
+        let ids = topic_ids(self.consumer.client(), &[topic], timeout);
+        let mut ids = ids.map_err(|error| self.question_failed(topic, &error))?;
+        Ok(ids.pop().flatten())
     }
 
     /// The number of partitions of a topic. Asks a broker; blocks for up to ten seconds.

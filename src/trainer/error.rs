@@ -49,6 +49,11 @@ pub enum TrainerError {
          deleted and created again; give the model a new model.name"
     )]
     TopicReplaced { topic: String, partition: i32, offset: i64, high: i64 },
+    #[error(
+        "'{topic}' partition {partition}: training stands at offset {offset} of the topic with id {before}, the one of \
+         this name has id {now}: it was deleted and created again; give the model a new model.name"
+    )]
+    OtherTopic { topic: String, partition: i32, offset: i64, before: String, now: String },
     #[error("'{topic}' has no partition {partition} any more, training stands at offset {offset} of it")]
     PartitionGone { topic: String, partition: i32, offset: i64 },
     #[error("{count} batches in a row were skipped (train.max_bad_batches); the last: {last}")]
@@ -73,6 +78,17 @@ impl TrainerError {
     /// Whether threads are left that cannot be ended: the process must end without waiting for them.
     pub fn leaves_threads(&self) -> bool {
         matches!(self, Self::Hung { .. } | Self::Left { .. })
+    }
+
+    /// Whether brokers gave no answer, which passes by itself.
+    pub(super) fn is_outage(&self) -> bool {
+        matches!(
+            self,
+            Self::Read(ReadError::Unavailable { .. })
+                | Self::Publish(
+                    PublishError::Read(ReadError::Unavailable { .. }) | PublishError::PageTimeout { .. }
+                )
+        )
     }
 
     /// Whether it only says that a stop came before the end of something.

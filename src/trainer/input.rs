@@ -11,6 +11,7 @@ use crossbeam_channel::{SendTimeoutError, Sender};
 use prost::Message;
 
 use crate::kafka::Record;
+use crate::kafka::identity::TopicId;
 use crate::kafka::reader::{LogReader, ReadError};
 use crate::settings::Gap;
 use crate::supervise::StopToken;
@@ -22,6 +23,8 @@ use super::resume::{self, Held};
 
 /// How often a waiting thread looks at the stop.
 const SLICE: Duration = Duration::from_millis(100);
+/// How long the question which topic it is may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// How often lag is measured: it asks the brokers.
 const LAG_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -51,6 +54,8 @@ pub enum What<T> {
 pub struct Input<T> {
     pub reader: LogReader,
     pub topic: String,
+    /// The cluster's id of the topic, as far as it is known.
+    pub topic_id: Option<TopicId>,
     /// The next offset of every partition.
     pub positions: BTreeMap<i32, i64>,
     pub gap: Gap,
@@ -68,7 +73,9 @@ impl<T: Message + Default> Input<T> {
                 Ok(Some(record)) => self.arrival(&record),
                 Ok(None) => None,
                 Err(ReadError::OffsetGone { topic, partition: number, offset, low, high }) => {
-                    self.on_gone(Held { partition: Partition { topic, number }, low, high }, offset)?
+                    self.check_topic()?;
+                    let partition = Partition { topic, number };
+                    self.on_gone(Held { partition, topic_id: None, low, high }, offset)?
                 }
                 Err(error) => return Err(error.into()),
             };
@@ -77,6 +84,7 @@ impl<T: Message + Default> Input<T> {
             }
             if lag_at.elapsed() >= LAG_INTERVAL {
                 lag_at = Instant::now();
+                self.check_topic()?;
                 self.report_lag();
             }
         }
@@ -127,6 +135,17 @@ impl<T: Message + Default> Input<T> {
                 Err(SendTimeoutError::Timeout(back)) => arrival = back,
             }
         }
+    }
+
+    /// Whether the topic is still the one that was begun with: librdkafka goes on at its old offsets in
+    /// another one. Without an answer it is asked again later.
+    fn check_topic(&mut self) -> Result<(), TrainerError> {
+        let Ok(Some(now)) = self.reader.topic_id(&self.topic, ANSWER_WITHIN) else { return Ok(()) };
+        let before = self.topic_id.get_or_insert_with(|| now.clone());
+        let Some((&number, &offset)) = self.positions.first_key_value() else { return Ok(()) };
+        let partition = Partition { topic: self.topic.as_str().into(), number };
+        let held = Held { partition, topic_id: Some(now), low: 0, high: 0 };
+        resume::check_identity(Some(before), &held, offset)
     }
 
     fn report_lag(&self) {

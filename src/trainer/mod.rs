@@ -104,10 +104,11 @@ fn train(settings: &Settings, claim: &Claim, tokens: &Tokens) -> Result<(), Trai
     let (candidates, to_publish) = bounded(1);
     let (to_learner, published) = bounded(1);
     let (topics, gap) = (&settings.topics, settings.train.gap);
-    let group_positions = started.learned.progress.positions(&topics.behavior_groups);
-    let pair_positions = started.learned.progress.positions(&topics.preference_pairs);
+    let positions = |topic: &str| started.learned.progress.positions(topic);
+    let topic_id = |topic: &str| started.learned.progress.topic_id_of(topic).cloned();
     let groups_input = Input {
-        positions: group_positions,
+        positions: positions(&topics.behavior_groups),
+        topic_id: topic_id(&topics.behavior_groups),
         reader: started.groups,
         topic: topics.behavior_groups.clone(),
         gap,
@@ -115,7 +116,8 @@ fn train(settings: &Settings, claim: &Claim, tokens: &Tokens) -> Result<(), Trai
         halt: halt.clone(),
     };
     let pairs_input = Input {
-        positions: pair_positions,
+        positions: positions(&topics.preference_pairs),
+        topic_id: topic_id(&topics.preference_pairs),
         reader: started.pairs,
         topic: topics.preference_pairs.clone(),
         gap,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::contract::v1;
+use crate::kafka::identity::TopicId;
 
 /// Skipped ranges that may gather before a version has to be cut, so that a manifest stays small
 /// whatever the input holds.
@@ -19,6 +20,7 @@ pub struct Partition {
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Position {
     next_offset: i64,
+    topic_id: Option<TopicId>,
     samples: u64,
     /// In the order of their offsets, none touching another.
     skipped: Vec<v1::SkippedRange>,
@@ -44,8 +46,12 @@ impl Progress {
         let mut progress = Self::default();
         for range in inputs {
             let partition = Partition { topic: range.topic.as_str().into(), number: range.partition };
-            let position =
-                Position { next_offset: range.next_offset, samples: range.samples, ..Position::default() };
+            let position = Position {
+                next_offset: range.next_offset,
+                topic_id: Some(range.topic_id.clone()).filter(|id| !id.is_empty()),
+                samples: range.samples,
+                ..Position::default()
+            };
             progress.positions.insert(partition, position);
         }
         progress
@@ -54,6 +60,24 @@ impl Progress {
     /// Adds a partition that was never read, from its first offset.
     pub fn add(&mut self, partition: Partition) {
         self.positions.entry(partition).or_default();
+    }
+
+    /// The topic that a partition belongs to, in the cluster's words, if it was known.
+    pub fn topic_id(&self, partition: &Partition) -> Option<&TopicId> {
+        self.positions.get(partition)?.topic_id.as_ref()
+    }
+
+    /// The topic that all partitions of one name belong to, likewise.
+    pub fn topic_id_of(&self, topic: &str) -> Option<&TopicId> {
+        let mut of_topic = self.positions.iter().filter(|(partition, _)| &*partition.topic == topic);
+        of_topic.find_map(|(_, position)| position.topic_id.as_ref())
+    }
+
+    /// Notes which topic a partition belongs to.
+    pub fn identify(&mut self, partition: &Partition, topic_id: Option<&TopicId>) {
+        if let (Some(position), Some(id)) = (self.positions.get_mut(partition), topic_id) {
+            position.topic_id = Some(id.clone());
+        }
     }
 
     /// The next offset to read of every partition.
@@ -122,6 +146,7 @@ impl Progress {
             samples: position.samples,
             skipped: std::mem::take(&mut position.skipped),
             gaps: std::mem::take(&mut position.gaps),
+            topic_id: position.topic_id.clone().unwrap_or_default(),
         };
         self.positions.iter_mut().map(cut).collect()
     }

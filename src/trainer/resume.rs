@@ -1,6 +1,7 @@
 //! Where training goes on. Pure.
 
 use crate::contract::v1;
+use crate::kafka::identity::TopicId;
 use crate::model::Architecture;
 use crate::settings::{Gap, Settings};
 
@@ -11,6 +12,8 @@ use super::progress::{Partition, Progress};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
     pub partition: Partition,
+    /// The cluster's id of the topic, where it gives one.
+    pub topic_id: Option<TopicId>,
     /// The first offset that the log holds.
     pub low: i64,
     /// Its last stable offset.
@@ -50,6 +53,7 @@ pub fn fit(progress: &mut Progress, held: &[Held], policy: Gap) -> Result<(), Tr
     for held in held {
         match positions.iter().find(|(partition, _)| *partition == held.partition) {
             Some((_, offset)) => {
+                check_identity(progress.topic_id(&held.partition), held, *offset)?;
                 if let Some(low) = judge(held, *offset, policy)? {
                     progress.gap(&held.partition, low, GONE);
                 }
@@ -59,8 +63,23 @@ pub fn fit(progress: &mut Progress, held: &[Held], policy: Gap) -> Result<(), Tr
                 progress.gap(&held.partition, held.low, "older than what the log held when training began");
             }
         }
+        progress.identify(&held.partition, held.topic_id.as_ref());
     }
     Ok(())
+}
+
+/// Refuses to read on at `offset` in another topic of the same name.
+pub fn check_identity(before: Option<&TopicId>, held: &Held, offset: i64) -> Result<(), TrainerError> {
+    match (before, &held.topic_id) {
+        (Some(before), Some(now)) if before != now => Err(TrainerError::OtherTopic {
+            topic: held.partition.topic.to_string(),
+            partition: held.partition.number,
+            offset,
+            before: before.clone(),
+            now: now.clone(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Whether the log can be read on at `offset`: `None`; or, where `policy` accepts a gap, the offset
@@ -88,7 +107,7 @@ mod tests {
     }
 
     fn held(number: i32, low: i64, high: i64) -> Held {
-        Held { partition: partition(number), low, high }
+        Held { partition: partition(number), topic_id: Some("first".to_owned()), low, high }
     }
 
     fn at(offset: i64) -> Progress {
@@ -137,6 +156,22 @@ mod tests {
         let result = fit(&mut at(7), &[held(0, 0, 6)], Gap::Accept);
         assert!(matches!(result, Err(TrainerError::TopicReplaced { .. })));
         assert!(matches!(fit(&mut at(7), &[], Gap::Accept), Err(TrainerError::PartitionGone { .. })));
+    }
+
+    #[test]
+    fn a_topic_that_was_created_again_is_told_by_its_id_also_when_it_is_longer() {
+        let mut progress = at(7);
+        fit(&mut progress, &[held(0, 0, 9)], Gap::Error).expect("no id was known");
+        let resumed = |progress: &mut Progress| Progress::resume(&progress.cut());
+        fit(&mut resumed(&mut progress), &[held(0, 0, 20)], Gap::Error).expect("the same topic");
+        let unknown = Held { topic_id: None, ..held(0, 0, 20) };
+        fit(&mut resumed(&mut progress), &[unknown], Gap::Error).expect("brokers that give no ids");
+        let other = Held { topic_id: Some("second".to_owned()), ..held(0, 0, 20) };
+        let error = fit(&mut resumed(&mut progress), &[other], Gap::Accept).expect_err("another topic");
+        let text = error.to_string();
+        for part in ["'groups'", "partition 0", "offset 7", "first", "second", "model.name"] {
+            assert!(text.contains(part), "{text}");
+        }
     }
 
     #[test]

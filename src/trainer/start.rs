@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::kafka::reader::LogReader;
+use crate::kafka::reader::{LogReader, ReadError};
 use crate::kafka::transaction::TransactionalProducer;
 use crate::publish::Publisher;
 use crate::publish::error::PublishError;
@@ -11,7 +11,7 @@ use crate::publish::page_reader::PageReader;
 use crate::publish::registry::RegistryReader;
 use crate::settings::Settings;
 use crate::supervise::{StopToken, failpoint};
-use crate::telemetry::events::TrainingBegins;
+use crate::telemetry::events::{TrainingBegins, TrainingDelayed};
 use crate::train::Trainer;
 
 use super::error::TrainerError;
@@ -36,10 +36,33 @@ pub struct Learned {
     pub is_resumed: bool,
 }
 
-/// Takes over the model that this process owns already. The order matters: `init_transactions` ends
-/// what a previous owner left open, so that the registry's last stable offset is the whole truth;
-/// only then it is read, and only then what it says is loaded.
+/// How long one question to the brokers may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// Between attempts while brokers are away.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// Takes over the model that this process owns already. While brokers that it asks are away it begins
+/// again, until the halt: nothing has been trained or written yet.
 pub fn start(settings: &Settings, halt: &StopToken) -> Result<Started, TrainerError> {
+    let model = &settings.model.name;
+    let mut is_said = false;
+    loop {
+        let error = match try_start(settings, halt) {
+            Err(error) if error.is_outage() => error,
+            result => return result,
+        };
+        if !std::mem::replace(&mut is_said, true) {
+            TrainingDelayed { model, reason: &error.to_string() }.emit();
+        }
+        if halt.wait(RETRY_PAUSE) {
+            return Err(ReadError::Stopped { topic: settings.topics.registry(model), partition: 0 }.into());
+        }
+    }
+}
+
+/// The order matters: `init_transactions` ends what a previous owner left open, so that the registry's
+/// last stable offset is the whole truth; only then it is read, and only then what it says is loaded.
+fn try_start(settings: &Settings, halt: &StopToken) -> Result<Started, TrainerError> {
     let model = &settings.model.name;
     let timeout = Duration::from_millis(settings.publish.transaction_timeout_ms);
     let id = format!("easq-trainer-{model}");
@@ -81,9 +104,11 @@ pub fn start(settings: &Settings, halt: &StopToken) -> Result<Started, TrainerEr
 /// What the log holds of every partition of a topic.
 fn held(reader: &LogReader, topic: &str) -> Result<Vec<Held>, TrainerError> {
     let mut held = Vec::new();
+    let topic_id = reader.topic_id(topic, ANSWER_WITHIN)?;
     for number in 0..reader.partitions(topic)? {
         let (low, high) = reader.watermarks(topic, number)?;
-        held.push(Held { partition: Partition { topic: topic.into(), number }, low, high });
+        let partition = Partition { topic: topic.into(), number };
+        held.push(Held { partition, topic_id: topic_id.clone(), low, high });
     }
     Ok(held)
 }

@@ -171,12 +171,7 @@ impl Kafka {
 
     /// Partitions with a leader; 0 when the topic does not exist.
     pub fn partitions(&self, topic: &str) -> i32 {
-        let client: BaseConsumer = self.client().create().expect("a valid client configuration");
-        let metadata = client.fetch_metadata(Some(topic), ANSWER_WITHIN).expect("metadata from the broker");
-        let led = |topic: &rdkafka::metadata::MetadataTopic| {
-            topic.partitions().iter().filter(|partition| partition.leader() >= 0).count()
-        };
-        metadata.topics().first().map_or(0, led).try_into().expect("a partition count that fits")
+        led_partitions(&self.client().create().expect("a valid client configuration"), topic)
     }
 
     /// Writes records in this order and returns the partition and offset of each once all are there.
@@ -218,9 +213,10 @@ impl Kafka {
 
     /// All that a `read_committed` reader sees now, in order of partition and offset.
     pub fn read_to_end(&self, topic: &str) -> Vec<Record> {
-        let partitions = self.partitions(topic);
-        assert!(partitions > 0, "topic {topic} does not exist");
         let consumer = self.read_committed();
+        // Asked of the client that is to read: without metadata its first fetch is a second late.
+        let partitions = led_partitions(&consumer, topic);
+        assert!(partitions > 0, "topic {topic} does not exist");
         let mut assignment = TopicPartitionList::new();
         for partition in 0..partitions {
             assignment
@@ -273,6 +269,14 @@ impl Kafka {
             .create()
             .expect("a valid consumer configuration")
     }
+}
+
+fn led_partitions(client: &BaseConsumer, topic: &str) -> i32 {
+    let metadata = client.fetch_metadata(Some(topic), ANSWER_WITHIN).expect("metadata from the broker");
+    let led = |topic: &rdkafka::metadata::MetadataTopic| {
+        topic.partitions().iter().filter(|partition| partition.leader() >= 0).count()
+    };
+    metadata.topics().first().map_or(0, led).try_into().expect("a partition count that fits")
 }
 
 fn enqueue(producer: &FutureProducer, topic: &str, input: &Input) -> rdkafka::producer::DeliveryFuture {

@@ -37,10 +37,6 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 const QUEUE_POLL: Duration = Duration::from_millis(5);
 
 const TUNING: [(&str, &str); 7] = [
-    // A request to a coordinator that loses its way while brokers change places is tried again only when
-    // the state of a connection changes, and `send_offsets_to_transaction` waits for it without end:
-    // a connection that nothing happens on is closed, which is such a change.
-    ("connections.max.idle.ms", "10000"),
     ("linger.ms", "5"),
     ("batch.size", "131072"),
     ("compression.type", "lz4"),
@@ -48,6 +44,10 @@ const TUNING: [(&str, &str); 7] = [
     ("queue.buffering.max.kbytes", "131072"),
     // The broker decides what is too large (`max.message.bytes` of the topic), not the client.
     ("message.max.bytes", "8388608"),
+    // librdkafka (issues 5456 and 5511) waits without an end for a coordinator that has left the
+    // cluster, until the connection to any other broker changes. The idle ones are closed for that:
+    // in time, since the transaction timeout is longer.
+    ("connections.max.idle.ms", "10000"),
 ];
 
 /// One transactional id's producer. One transaction at a time, driven by one thread.

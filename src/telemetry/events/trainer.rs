@@ -41,6 +41,18 @@ impl OwnershipLost<'_> {
     }
 }
 
+/// Brokers gave no answer while training was about to begin; it is tried again until they do.
+pub struct TrainingDelayed<'a> {
+    pub model: &'a str,
+    pub reason: &'a str,
+}
+
+impl TrainingDelayed<'_> {
+    pub fn emit(self) {
+        warn!(model = self.model, "training waits for the brokers: {}", self.reason);
+    }
+}
+
 /// Everything is loaded; samples are learned from here on.
 pub struct TrainingBegins<'a> {
     pub model: &'a str,

@@ -58,7 +58,11 @@ impl Broker {
         assert!(process.is_none(), "broker {} runs already", self.node_id);
         let log = File::options().create(true).append(true).open(&self.log).expect("a file of our own");
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL"]).args(java_arguments(&["kafka.Kafka"])).arg(&self.properties);
+        // What a killed Java leaves behind goes with the cluster's folder.
+        let folder = self.log.parent().expect("a file in the cluster's folder");
+        let temporary = format!("-Djava.io.tmpdir={}", folder.display());
+        command.args(["--pdeathsig", "KILL"]).args(java_arguments(&[&temporary, "kafka.Kafka"]));
+        command.arg(&self.properties);
         let errors = log.try_clone().expect("another handle of the log");
         command.stdin(Stdio::null()).stdout(log).stderr(errors);
         *process = Some(spawn(command).expect("setpriv starts: scripts/system-packages"));
