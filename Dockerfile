@@ -16,9 +16,11 @@ RUN cargo build --release --locked \
 
 FROM ${RUNTIME_IMAGE}
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates libssl3 libstdc++6 zlib1g \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+        ca-certificates libssl3 libstdc++6 zlib1g \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin easq
+    && groupadd --gid 10001 easq \
+    && useradd --uid 10001 --gid easq --no-create-home --home-dir / --shell /usr/sbin/nologin easq
 # The binary looks for libtorch in ../lib beside it.
 COPY --from=build /opt/easq /opt/easq
 ENV PATH=/opt/easq/bin:$PATH EASQ__TELEMETRY__LISTEN=0.0.0.0:9464

@@ -77,9 +77,12 @@ fmt: ## Format the sources
 kafka: setup-kafka ## Run an empty Apache Kafka on 127.0.0.1 until Ctrl-C (PORT=9092)
 	@scripts/with-kafka --port $(PORT) bash -c 'echo "Apache Kafka at $$EASQ_TEST_KAFKA until Ctrl-C"; exec sleep infinity'
 
+# Layers are kept, so that the next build does not fetch libtorch again. The format is Docker's, as
+# OCI's own has no health check. Buildah is not installed unasked: Docker and Podman do as well.
 .PHONY: image
 image: ## Build the container image easq:latest with buildah (ARGS=... for buildah)
-	buildah build --format docker --tag easq:latest $(ARGS) .
+	@command -v buildah >/dev/null || { echo "no buildah. Paste:  sudo apt-get update && sudo apt-get install -y buildah" >&2; exit 1; }
+	buildah build --layers --format docker --tag easq:latest $(ARGS) .
 
 .PHONY: clean
 clean: ## Remove what was built here (not what lies in the user's cache)
