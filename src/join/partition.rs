@@ -86,13 +86,15 @@ impl PartitionJoin {
         join
     }
 
-    /// Which topics the inputs are, in the cluster's words: committed with the offsets.
+    /// Which topics the inputs are, in the cluster's words, where it says so: committed with the
+    /// offsets.
     pub fn with_topic_ids(mut self, views: Option<String>, responses: Option<String>) -> PartitionJoin {
-        (self.views.topic_id, self.responses.topic_id) = (views, responses);
+        self.views.topic_id = views.or(self.views.topic_id);
+        self.responses.topic_id = responses.or(self.responses.topic_id);
         self
     }
 
-    /// As given to [`with_topic_ids`](PartitionJoin::with_topic_ids), views first.
+    /// What is known of it, views first.
     pub fn topic_ids(&self) -> [Option<&str>; 2] {
         [self.views.topic_id.as_deref(), self.responses.topic_id.as_deref()]
     }

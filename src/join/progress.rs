@@ -86,6 +86,7 @@ impl Progress {
             to_time_ms: state.stream_time_ms,
         });
         self.last = LastRecord::Known(state.last);
+        self.topic_id = state.topic_id.clone();
         self.target = Some(Box::new(state));
     }
 

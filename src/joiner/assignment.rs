@@ -108,7 +108,7 @@ impl Instance<'_> {
             if let Some(mut partition) = kept.remove(&number)
                 && frontier.is_some()
                 && partition.frontier == frontier
-                && partition.join.topic_ids() == ids.each_ref().map(Option::as_deref)
+                && are_the_same(partition.join.topic_ids(), &ids)
             {
                 partition.go_on(Instant::now());
                 states.insert(number, partition);
@@ -377,6 +377,11 @@ fn read_slice(
         *open = Some(slice);
     }
     fault.map_or(Ok(is_over), |fault| Err(fault.into()))
+}
+
+/// Whether topics are still those that they were, as far as the cluster says.
+fn are_the_same(before: [Option<&str>; 2], now: &[Option<TopicId>; 2]) -> bool {
+    before.iter().zip(now).all(|(before, now)| now.is_none() || *before == now.as_deref())
 }
 
 /// What the group has committed of both inputs.

@@ -15,7 +15,8 @@ pub(super) struct TopicWatch {
     observer: TopicObserver,
     topics: [String; 2],
     ids: [Option<TopicId>; 2],
-    next: Instant,
+    /// When to ask; `None` where the brokers give no ids.
+    next: Option<Instant>,
 }
 
 impl TopicWatch {
@@ -23,21 +24,24 @@ impl TopicWatch {
         let topics = [settings.topics.behavior.clone(), settings.topics.responses.clone()];
         let observer =
             TopicObserver::new(&settings.kafka, "joiner observer").map_err(JoinerError::Observer)?;
-        Ok(Self { observer, topics, ids: [None, None], next: Instant::now() })
+        Ok(Self { observer, topics, ids: [None, None], next: Some(Instant::now()) })
     }
 
     /// Asks, if it is time to. Brokers that do not answer are no matter here: who reads the topics
     /// says so.
     pub(super) fn look(&mut self) -> Result<(), JoinerError> {
-        if Instant::now() < self.next {
+        if self.next.is_none_or(|next| Instant::now() < next) {
             return Ok(());
         }
-        self.next = Instant::now() + INTERVAL;
         let topics = self.topics.each_ref().map(String::as_str);
-        match self.observer.topic_ids(&topics) {
-            Ok(now) => compare(&self.topics, &mut self.ids, now),
-            Err(_) => Ok(()),
+        let now = self.observer.topic_ids(&topics);
+        self.next = Some(Instant::now() + INTERVAL);
+        match now {
+            Ok(now) if now.iter().chain(&self.ids).all(Option::is_none) => self.next = None,
+            Ok(now) => compare(&self.topics, &mut self.ids, now)?,
+            Err(_) => {}
         }
+        Ok(())
     }
 }
 

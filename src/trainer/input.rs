@@ -139,9 +139,10 @@ impl<T: Message + Default> Input<T> {
 
     /// Whether the topic is still the one that was begun with: librdkafka goes on at its old offsets in
     /// another one. Without an answer it is asked again later.
-    fn check_topic(&mut self) -> Result<(), TrainerError> {
+    fn check_topic(&self) -> Result<(), TrainerError> {
+        // Where it was not known at the beginning, the brokers give none.
+        let Some(before) = &self.topic_id else { return Ok(()) };
         let Ok(Some(now)) = self.reader.topic_id(&self.topic, ANSWER_WITHIN) else { return Ok(()) };
-        let before = self.topic_id.get_or_insert_with(|| now.clone());
         let Some((&number, &offset)) = self.positions.first_key_value() else { return Ok(()) };
         let partition = Partition { topic: self.topic.as_str().into(), number };
         let held = Held { partition, topic_id: Some(now), low: 0, high: 0 };
