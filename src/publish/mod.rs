@@ -15,7 +15,7 @@ pub(crate) mod follower;
 pub(crate) mod gate;
 pub(crate) mod keep;
 pub mod manifest;
-pub(crate) mod page_reader;
+pub mod page_reader;
 pub(crate) mod pages;
 pub(crate) mod publisher;
 pub mod registry;
