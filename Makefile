@@ -11,6 +11,8 @@ KAFKA ?= embedded
 # Cargo profile of build and demo.
 PROFILE ?= release
 PORT ?= 9092
+MINUTES ?= 3
+BROKERS ?= 1
 
 easq := cargo run --quiet --profile $(PROFILE) --
 
@@ -54,6 +56,10 @@ endif
 test: setup ## Run all tests against a real Apache Kafka (ARGS=... for cargo test)
 	scripts/with-kafka cargo test $(ARGS)
 
+.PHONY: chaos
+chaos: setup-build setup-kafka ## Kill, freeze and cut everything, then verify (SEED=drawn MINUTES=3 BROKERS=1|3)
+	cargo test --test chaos -- --minutes $(MINUTES) --brokers $(BROKERS) $(if $(filter command line environment,$(origin SEED)),--seed $(SEED))
+
 .PHONY: bench
 bench: setup-build ## Measure what speed depends on (ARGS=... for criterion)
 	cargo bench --bench '*' -- $(ARGS)
@@ -61,7 +67,7 @@ bench: setup-build ## Measure what speed depends on (ARGS=... for criterion)
 .PHONY: lint
 lint: setup-build ## Check formatting, and lints with warnings as errors
 	cargo fmt --check
-	cargo clippy --all-targets -- -D warnings
+	cargo clippy --all-targets --test chaos -- -D warnings
 
 .PHONY: fmt
 fmt: ## Format the sources

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, criterion_group, criterion_main};
 use easq::settings::Dpo;
 use easq::train::Trainer;
-use learning::{Samples, settings};
+use learning::{Samples, settings, source};
 
 fn train_step(criterion: &mut Criterion) {
     let mut samples = Samples::new(1);
@@ -23,7 +23,7 @@ fn train_step(criterion: &mut Criterion) {
                 let mut elapsed = Duration::ZERO;
                 for _ in 0..iterations {
                     for _ in 0..16 {
-                        trainer.offer_pair(&pairs[offered % pairs.len()]);
+                        trainer.offer_pair(&pairs[offered % pairs.len()], source(offered));
                         offered += 1;
                     }
                     step += 1;
@@ -44,7 +44,7 @@ fn train_step(criterion: &mut Criterion) {
                 trainer.step(&[]).expect("finite samples");
             }
             offered += 1;
-            trainer.offer_pair(&pairs[offered % pairs.len()])
+            trainer.offer_pair(&pairs[offered % pairs.len()], source(offered))
         });
     });
 }

@@ -33,13 +33,16 @@
 //! 6. **Gradient isolation.** No gradient of the questionnaire loss reaches the backbone, none of
 //!    the behavior loss reaches LoRA, none of the DPO loss reaches LoRA or the satisfaction head.
 //!    Exactly zero, not small.
-//! 7. **A version knows what it learned.** It names the next offset of each input partition; along
-//!    `parent` it has learned exactly the samples from its parent's offset up to its own.
+//! 7. **A version knows what it learned.** It names the next offset of each input partition. Along
+//!    `parent` every record below that was learned once, waits in the label reservoir, or is named
+//!    as skipped, with the reason, or as in a gap.
 //! 8. **Visible only when whole.** Pages and manifest commit together; a follower checks length
 //!    and SHA-256 of all it loads, and keeps what it has when anything is off.
-//! 9. **One writer per key.** One trainer per model; the trainer alone writes `production`, people
-//!    alone write `pin` and `accept`.
-//! 10. **Replay is isolated and deterministic.**
+//! 9. **One writer per key.** One trainer per model; the trainer alone writes manifests and
+//!    `production`, people alone write `pin`.
+//! 10. **Learning is reproducible.** The same samples in the same order give byte-identical models,
+//!     whatever restarts lie between, with the same binary on the same CPU with one thread
+//!     (`train.intra_op_threads`). No command replays a range of history.
 //! 11. **Conservation.** Every record consumed ends in exactly one counted outcome; the counts are
 //!     kept per partition and committed with the offsets.
 //! 12. **Everything is bounded.** Each queue has a setting, a metric and a policy at the bound.
@@ -48,6 +51,9 @@
 //!
 //! A stage uses the ones above it and the shared roots ([`settings`], [`contract`], [`kafka`],
 //! [`supervise`], [`telemetry`]), never one below. Decisions are apart from I/O: [`join`] is pure.
+
+#![warn(missing_docs)]
+#![allow(rustdoc::private_intra_doc_links, reason = "the map leads into private modules too")]
 
 pub mod settings;
 pub mod contract;
@@ -60,8 +66,8 @@ pub mod joiner;
 pub mod model;
 pub mod train;
 pub mod publish;
-pub mod trainer;
+mod trainer;
 pub mod simulate;
-pub mod evaluate;
-pub mod demo;
+mod evaluate;
+mod demo;
 pub mod cli;

@@ -189,8 +189,8 @@ fn steps_move_every_parameter_as_the_optimizers_formulas_say() {
     // In the live form a pair is drawn on every step, in the printed form once.
     for (dpo, name, drawn) in [(Dpo::Live, "live", [3, 3, 3]), (Dpo::Pairs, "pairs", [3, 0, 0])] {
         let mut trainer = golden.trainer(dpo);
-        for pair in golden.pairs() {
-            assert_eq!(trainer.offer_pair(&pair), Offered::Taken);
+        for (index, pair) in golden.pairs().iter().enumerate() {
+            assert_eq!(trainer.offer_pair(pair, learning::source(index)), Offered::Taken);
         }
         for drawn_pairs in drawn {
             let report = trainer.step(&golden.groups()).unwrap();

@@ -6,7 +6,7 @@ use easq::contract::v1::{BehaviorGroup, PreferencePair};
 use easq::model::HostTensor;
 use easq::settings::{Dpo, Settings};
 use easq::train::{Loss, Offered, Trainer};
-use learning::{Samples, checkpoint, differences, settings};
+use learning::{Samples, checkpoint, differences, settings, source};
 
 /// Where a loss may reach: backbone with main head, or LoRA with satisfaction head.
 fn may_reach(loss: Loss, parameter: &str) -> bool {
@@ -15,8 +15,8 @@ fn may_reach(loss: Loss, parameter: &str) -> bool {
 }
 
 fn offer(trainer: &mut Trainer, pairs: &[PreferencePair]) {
-    for pair in pairs {
-        assert_eq!(trainer.offer_pair(pair), Offered::Taken);
+    for (index, pair) in pairs.iter().enumerate() {
+        assert_eq!(trainer.offer_pair(pair, source(index)), Offered::Taken);
     }
 }
 

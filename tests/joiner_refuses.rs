@@ -97,6 +97,33 @@ fn a_topic_that_was_created_again_is_refused() {
     assert!(message.contains(&topics.behavior) && message.contains("created again"), "{message}");
 }
 
+/// librdkafka goes on at its old offset in the new topic, and says nothing where that is not beyond
+/// the end.
+#[test]
+fn a_topic_that_is_created_again_while_it_is_read_ends_the_joiner_also_when_it_is_longer_than_before() {
+    let line = Line::new("replaced");
+    line.create_topics(1);
+    let topics = line.settings().topics;
+    Kafka::shared().produce(&topics.behavior, &views(0..10));
+    let (sender, receiver) = mpsc::channel();
+    let (settings, stop) = (line.settings(), StopToken::new());
+    let of_joiner = stop.clone();
+    thread::spawn(move || sender.send(joiner::run(&settings, &of_joiner)));
+    joiners::consumed_to_the_end(&line, 1);
+    Kafka::shared().delete_topic(&topics.behavior);
+    Kafka::shared().create_topic(&topics.behavior, 1);
+    Kafka::shared().produce(&topics.behavior, &views(100..400));
+    let ended = receiver.recv_timeout(SOON);
+    stop.stop();
+    let error = ended.expect("the joiner ends by itself").expect_err("the joiner refuses");
+    let message = error.to_string();
+    assert!(message.contains(&topics.behavior) && message.contains("joiner.group"), "{message}");
+    assert!(!error.is_fenced(), "a restart does not help: {message}");
+    // What the joiner commits of another topic, if anything, a restart recognises by its id.
+    let message = refusal(&line).to_string();
+    assert!(message.contains(&topics.behavior) && message.contains("joiner.group"), "{message}");
+}
+
 #[test]
 fn outputs_without_committed_offsets_are_not_written_a_second_time() {
     let line = Line::new("outputs");

@@ -5,6 +5,7 @@ mod support;
 use std::time::Duration;
 
 use easq::contract::partitioner::murmur2_random;
+use easq::kafka::identity::TopicObserver;
 use easq::kafka::ownership::{Owned, Ownership};
 use easq::kafka::producer::{Delivered, Producer};
 use easq::kafka::reader::{From, LogReader, ReadError, read_to_end};
@@ -115,7 +116,7 @@ fn deliver_gives_the_offset_of_each_record_in_order() {
 fn offsets_and_their_metadata_commit_with_the_outputs() {
     let (settings, topic) = with_topic(1);
     let group = Kafka::unique("kafka-layer-group");
-    let ownership = Ownership::join(&settings.kafka, &group, &topic).expect("a member");
+    let ownership = Ownership::join(&settings, &group, &topic).expect("a member");
     assert!(ownership.group_metadata().is_none());
     until_owned(&ownership);
     let metadata = ownership.group_metadata().expect("an owner has group metadata");
@@ -168,11 +169,11 @@ fn a_twin_with_the_same_transactional_id_fences_the_first() {
 fn who_has_lost_the_model_cannot_commit_and_its_successor_can() {
     let (settings, topic) = with_topic(1);
     let group = Kafka::unique("kafka-layer-group");
-    let former = Ownership::join(&settings.kafka, &group, &topic).expect("a member");
+    let former = Ownership::join(&settings, &group, &topic).expect("a member");
     until_owned(&former);
     let outdated = former.group_metadata().expect("an owner has group metadata");
     drop(former);
-    let owner = Ownership::join(&settings.kafka, &group, &topic).expect("a member");
+    let owner = Ownership::join(&settings, &group, &topic).expect("a member");
     until_owned(&owner);
 
     let producer = transactional(&settings, &topic);
@@ -181,7 +182,7 @@ fn who_has_lost_the_model_cannot_commit_and_its_successor_can() {
     producer.begin().expect("a transaction");
     producer.send(&record(&topic, 0, "former")).expect("room");
     let error = producer.commit(&[next()], &outdated).expect_err("refused");
-    assert!(error.must_abort(), "{error}");
+    assert!(matches!(error, TransactionError::GroupMoved { .. }) && error.must_abort(), "{error}");
     producer.abort().expect("an abort");
     let metadata = owner.group_metadata().expect("an owner has group metadata");
     producer.begin().expect("a transaction");
@@ -196,10 +197,10 @@ fn who_has_lost_the_model_cannot_commit_and_its_successor_can() {
 fn an_owner_keeps_the_model_while_others_join_and_hands_it_over_when_it_leaves() {
     let (settings, topic) = with_topic(1);
     let group = Kafka::unique("kafka-layer-group");
-    let owner = Ownership::join(&settings.kafka, &group, &topic).expect("a member");
+    let owner = Ownership::join(&settings, &group, &topic).expect("a member");
     until_owned(&owner);
     let before = owner.group_metadata().expect("an owner has group metadata");
-    let standby = Ownership::join(&settings.kafka, &group, &topic).expect("a member");
+    let standby = Ownership::join(&settings, &group, &topic).expect("a member");
     let producer = transactional(&settings, &topic);
     let next =
         || NextOffset { topic: topic.as_str().into(), partition: 0, offset: 1, metadata: String::new() };
@@ -221,6 +222,16 @@ fn an_owner_keeps_the_model_while_others_join_and_hands_it_over_when_it_leaves()
     });
     drop(owner);
     until_owned(&standby);
+}
+
+#[test]
+fn a_session_that_the_brokers_do_not_allow_is_an_error_that_names_the_setting() {
+    let (mut settings, topic) = with_topic(1);
+    settings.train.session_timeout_ms = 3;
+    settings.train.heartbeat_interval_ms = 1;
+    let member = Ownership::join(&settings, &Kafka::unique("kafka-layer-group"), &topic).expect("a member");
+    let error = eventually_some(WITHIN, "the session is refused", || member.poll(POLL).err());
+    assert!(error.to_string().contains("3 ms (train.session_timeout_ms)"), "{error}");
 }
 
 /// Invariant 2: a delivery that fails takes its whole transaction with it.
@@ -303,6 +314,21 @@ fn a_topic_that_does_not_exist_is_an_error_that_names_it() {
     };
     missing(reader.partitions("nowhere").expect_err("no topic"));
     missing(read(&settings, "nowhere", From::Beginning).expect_err("no topic"));
+}
+
+#[test]
+fn a_topic_that_is_created_again_has_another_id_and_one_that_is_not_there_has_none() {
+    let (settings, topic) = with_topic(1);
+    let observer = TopicObserver::new(&settings.kafka, "test observer").expect("a client");
+    let id = || observer.topic_ids(&[&topic]).expect("an answer").remove(0);
+    let first = id();
+    assert!(first.is_some());
+    assert_eq!(id(), first);
+    Kafka::shared().delete_topic(&topic);
+    eventually(WITHIN, "the topic is gone", || id().is_none());
+    Kafka::shared().create_topic(&topic, 1);
+    let second = eventually_some(WITHIN, "the topic is there again", id);
+    assert_ne!(Some(second), first);
 }
 
 #[test]

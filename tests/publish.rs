@@ -99,7 +99,7 @@ impl Model {
 fn own(settings: &Settings) -> Ownership {
     let group = format!("easq-trainer-{}", settings.model.name);
     let topic = settings.topics.registry(&settings.model.name);
-    let ownership = Ownership::join(&settings.kafka, &group, &topic).expect("a valid configuration");
+    let ownership = Ownership::join(settings, &group, &topic).expect("a valid configuration");
     eventually(DEADLINE, "this test owns the model", || {
         ownership.poll(Duration::from_millis(20)).expect("a membership") == Owned::Yes
     });
@@ -107,7 +107,11 @@ fn own(settings: &Settings) -> Ownership {
 }
 
 fn line(prefix: &str) -> Line {
-    Line::new(prefix).set("publish.page_bytes", PAGE_BYTES).set("publish.keep_versions", 2)
+    Line::new(prefix)
+        .set("publish.page_bytes", PAGE_BYTES)
+        .set("publish.keep_versions", 2)
+        .set("train.session_timeout_ms", 3_000)
+        .set("train.heartbeat_interval_ms", 500)
 }
 
 fn tensor(name: &str, bytes: Vec<u8>) -> HostTensor {
@@ -265,6 +269,21 @@ fn the_pin_is_followed_instead_of_production_and_pinned_versions_are_kept() {
 }
 
 #[test]
+fn a_pin_counts_in_the_next_publish_after_it_was_written() {
+    let mut model = Model::new(&line("fresh"));
+    (11..13).for_each(|step| _ = model.publish(candidate(step)));
+    for step in 13..23 {
+        // The publish that follows keeps two others: the newest, and its own.
+        let versions = &model.publisher.registry().versions;
+        let pinned = *versions.keys().rev().nth(1).expect("two versions");
+        model.write(&[(PIN.to_owned(), pointer(pinned))]);
+        model.publish(candidate(step));
+        let kept: Vec<u64> = model.publisher.registry().versions.keys().copied().collect();
+        assert_eq!(kept, [pinned, pinned + 1, pinned + 2], "step {step}");
+    }
+}
+
+#[test]
 fn no_reader_sees_a_pointer_before_its_version_is_whole() {
     let mut model = Model::new(&line("atomic"));
     let written: usize = (10..20).map(|step| model.publish(candidate(step)).pages_written).sum();
@@ -301,7 +320,8 @@ fn an_owner_that_has_lost_the_model_publishes_nothing() {
         model.ownership.poll(Duration::from_millis(20)).expect("a membership") == Owned::Yes
     });
     let refused = model.publisher.publish(candidate(11), &|| Some(lost.clone()));
-    assert!(refused.is_err(), "published with a membership that is over");
+    let refused = refused.expect_err("published with a membership that is over");
+    assert!(refused.is_fenced(), "{refused}");
     assert_eq!(model.registry(), before);
     let none = model.publisher.publish(candidate(12), &|| None).expect_err("not the owner");
     assert!(none.is_fenced());
@@ -311,7 +331,7 @@ fn an_owner_that_has_lost_the_model_publishes_nothing() {
 fn own_elsewhere(settings: &Settings) -> Ownership {
     let group = format!("easq-trainer-{}", settings.model.name);
     let topic = settings.topics.registry(&settings.model.name);
-    Ownership::join(&settings.kafka, &group, &topic).expect("a valid configuration")
+    Ownership::join(settings, &group, &topic).expect("a valid configuration")
 }
 
 #[test]

@@ -1,17 +1,17 @@
-//! A checkpoint holds everything that the next step depends on.
+//! A checkpoint holds everything that the next step depends on (invariant 10).
 
 mod learning;
 
 use easq::model::HostTensor;
 use easq::settings::Dpo;
 use easq::train::{TrainError, Trainer};
-use learning::{Samples, checkpoint, differences, settings};
+use learning::{Samples, checkpoint, differences, settings, source};
 
 /// Pairs arrive in bursts, one step in three.
 fn advance(trainer: &mut Trainer, samples: &mut Samples, steps: usize) {
     for step in 0..steps {
-        for pair in samples.pairs(if step % 3 == 0 { 40 } else { 0 }) {
-            trainer.offer_pair(&pair);
+        for (index, pair) in samples.pairs(if step % 3 == 0 { 40 } else { 0 }).iter().enumerate() {
+            trainer.offer_pair(pair, source(100 * step + index));
         }
         trainer.step(&samples.groups(16)).unwrap();
     }

@@ -37,6 +37,14 @@ pub(super) fn code(error: &anyhow::Error) -> u8 {
     }
 }
 
+/// Whether threads may still run that nothing can end.
+pub(super) fn leaves_threads(error: &anyhow::Error) -> bool {
+    let any = |holds: fn(&(dyn Error + 'static)) -> bool| error.chain().any(holds);
+    any(|cause| cause.downcast_ref().is_some_and(SuperviseError::is_undrained))
+        || any(|cause| cause.downcast_ref().is_some_and(JoinerError::leaves_threads))
+        || any(|cause| cause.downcast_ref().is_some_and(TrainerError::leaves_threads))
+}
+
 /// The error with its causes. A cause that the line above it quotes already is not said twice.
 pub(super) fn in_one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
@@ -73,6 +81,16 @@ mod tests {
         let fenced = failed(TrainerError::Fenced { model: "main".to_owned() });
         assert_eq!(code(&fenced), 3);
         assert_eq!(code(&failed("the disk is full")), 1);
+    }
+
+    #[test]
+    fn a_process_with_threads_that_nothing_can_end_does_not_wait_for_them() {
+        let lost = TrainerError::Fenced { model: "main".to_owned() };
+        assert!(!leaves_threads(&failed("the disk is full")));
+        let left = failed(TrainerError::Left { source: lost.into(), seconds: 20 });
+        assert_eq!((code(&left), leaves_threads(&left)), (3, true));
+        let hung = failed(TrainerError::Hung { model: "main".to_owned(), limit_ms: 1 });
+        assert_eq!((code(&hung), leaves_threads(&hung)), (1, true));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::publish::commands::{FollowArgs, ModelCommand, ScoreArgs, model, score
 use crate::settings::{self, LogFormat, Settings, Sources};
 use crate::supervise::StopToken;
 use crate::telemetry::{events, init_logging};
+use crate::train::end_process;
 use crate::{demo, simulate};
 
 /// Learn, online, a ranking model that is aligned with satisfaction questionnaires: two Kafka
@@ -114,6 +115,9 @@ impl Cli {
         match format {
             LogFormat::Text => eprintln!("easq: {text}"),
             LogFormat::Json => events::Failed { error: &text, exit_code }.emit(),
+        }
+        if exit::leaves_threads(&error) {
+            end_process(exit_code);
         }
         ExitCode::from(exit_code)
     }

@@ -11,10 +11,10 @@
 pub mod partitioner;
 mod rejection;
 pub mod samples;
-pub mod validate;
+pub(crate) mod validate;
 mod wire;
 
-pub use rejection::Rejection;
+pub(crate) use rejection::Rejection;
 
 use bytes::Bytes;
 
@@ -25,7 +25,7 @@ pub const MAX_ID_BYTES: usize = 128;
 pub const CONTRACT_VERSION: &str = "1";
 
 /// Names of the record headers that the outputs carry. Values are UTF-8; numbers are decimal.
-pub mod headers {
+pub(crate) mod headers {
     /// On every output: [`CONTRACT_VERSION`](super::CONTRACT_VERSION).
     pub const CONTRACT_VERSION: &str = "contract-version";
     /// On late records and dead letters: why the record is there.
@@ -34,7 +34,9 @@ pub mod headers {
     pub const DETAIL: &str = "detail";
     /// On late records and dead letters: where the record came from.
     pub const TOPIC: &str = "topic";
+    /// On late records and dead letters: its partition there.
     pub const PARTITION: &str = "partition";
+    /// On late records and dead letters: its offset there.
     pub const OFFSET: &str = "offset";
 }
 
@@ -43,11 +45,15 @@ pub mod headers {
 /// Key and payload are shared with whoever read the record; nothing here copies them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InputRecord {
+    /// Number of the partition that it lies in.
     pub partition: i32,
+    /// Its place in that partition.
     pub offset: i64,
     /// The record's own Kafka timestamp.
     pub timestamp_ms: Option<i64>,
+    /// The user id, byte for byte, in a record that is keyed as it should be.
     pub key: Option<Bytes>,
+    /// An encoded [`v1::BehaviorEvent`] or [`v1::QuestionnaireResponse`]; `None`: a tombstone.
     pub payload: Option<Bytes>,
 }
 
@@ -61,6 +67,7 @@ pub enum Side {
 }
 
 impl Side {
+    /// The input that a record of this one is matched with.
     pub fn other(self) -> Side {
         match self {
             Side::Views => Side::Responses,
@@ -77,10 +84,12 @@ impl Side {
     }
 }
 
-#[allow(clippy::all, missing_docs)]
+/// The messages of `proto/easq/v1`; their comments are those of the schemas.
+#[allow(clippy::all, missing_docs, reason = "generated; the schemas say what the name of a field does not")]
 pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/easq.v1.rs"));
     include!(concat!(env!("OUT_DIR"), "/easq.v1.serde.rs"));
+    /// The messages that the join reads and writes, with the parts that it does not look at as bytes.
     pub mod envelope {
         include!(concat!(env!("OUT_DIR"), "/easq.v1.envelope.rs"));
     }

@@ -14,7 +14,9 @@ use super::v1::Sample;
 /// A longer sample is refused: it would be a broken length, not a sample.
 const MAX_SAMPLE_BYTES: u64 = 64 << 20;
 
+/// A sample file cannot be written, or read on.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the message of each says what it is")]
 pub enum SampleError {
     #[error("'{path}' is not a sample file: its name must end in .pb or .jsonl")]
     Extension { path: PathBuf },
@@ -58,6 +60,10 @@ impl SampleWriter {
         }
     }
 
+    /// Appends a sample.
+    ///
+    /// # Errors
+    /// [`SampleError::Io`].
     pub fn write(&mut self, sample: &Sample) -> Result<(), SampleError> {
         let written = match self.form {
             Form::Protobuf => self.file.write_all(&sample.encode_length_delimited_to_vec()),
@@ -68,6 +74,10 @@ impl SampleWriter {
         written.map_err(|source| SampleError::Io { path: self.path.clone(), source })
     }
 
+    /// Puts what is buffered into the file.
+    ///
+    /// # Errors
+    /// [`SampleError::Io`].
     pub fn finish(mut self) -> Result<(), SampleError> {
         self.file.flush().map_err(|source| SampleError::Io { path: self.path, source })
     }
@@ -85,6 +95,10 @@ pub struct SampleReader {
 }
 
 impl SampleReader {
+    /// Opens a file that is there.
+    ///
+    /// # Errors
+    /// [`SampleError::Extension`], [`SampleError::Io`].
     pub fn open(path: impl Into<PathBuf>) -> Result<SampleReader, SampleError> {
         let path = path.into();
         let form = form(&path)?;

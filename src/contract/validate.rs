@@ -87,11 +87,6 @@ impl View {
     pub fn request_id(&self) -> &[u8] {
         self.request_id.of(&self.payload)
     }
-
-    /// May be empty.
-    pub fn scenario(&self) -> &[u8] {
-        self.scenario.of(&self.payload)
-    }
 }
 
 /// A valid `QuestionnaireResponse`.

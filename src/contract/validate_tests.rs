@@ -84,7 +84,7 @@ fn a_valid_view_is_read_without_touching_its_bytes() {
     let view = behavior(&record(payload.clone()), &limits()).unwrap();
     assert_eq!(view.payload.as_ptr(), payload.as_ptr());
     assert_eq!((view.impression_id(), view.user_id()), (&b"impression"[..], &b"user"[..]));
-    assert_eq!((view.request_id(), view.scenario()), (&b"request"[..], &b"feed"[..]));
+    assert_eq!((view.request_id(), view.scenario.of(&view.payload)), (&b"request"[..], &b"feed"[..]));
     assert_eq!((view.event_time_ms, view.request_time_ms), (NOW_MS, NOW_MS - 5_000));
     assert_eq!((view.watched_ms, view.duration_ms), (9_000, 20_000));
     assert_eq!(view.questionnaire_exposed, Some(true));

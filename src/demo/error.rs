@@ -45,8 +45,6 @@ pub enum DemoError {
     Output { topic: String, partition: i32, offset: i64, reason: String },
     #[error("the follower could not load version {version}: {reason}")]
     NotLoaded { version: u64, reason: String },
-    #[error("the trainer published no checkpoint at its end: version {version} is none")]
-    NoCheckpoint { version: u64 },
     #[error("cannot start the thread '{stage}': {source}")]
     Start { stage: &'static str, source: std::io::Error },
     #[error("{stage} ended although nothing had asked it to")]

@@ -6,13 +6,13 @@ use crate::settings::{Join, Settings, Topics};
 /// Shared by all partitions of a process.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    pub join: Join,
-    pub topics: Topics,
-    pub limits: Limits,
+    pub(super) join: Join,
+    pub(super) topics: Topics,
+    pub(super) limits: Limits,
     /// Size of the sample of first records in which wrong keys stop the join, and the share of
     /// them that does.
-    pub mis_keyed_sample_records: u64,
-    pub mis_keyed_max_ratio: f64,
+    pub(super) mis_keyed_sample_records: u64,
+    pub(super) mis_keyed_max_ratio: f64,
     /// A replay begins at a multiple of this many records.
     pub(super) replay_stretch_records: u32,
 }

@@ -5,6 +5,7 @@ use crate::settings::Partitioner;
 
 /// The caller stops with the message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the message of each says what it is")]
 pub enum JoinFault {
     #[error(
         "{mis_keyed} of the first {records} records of '{topic}' partition {partition} are mis-keyed: their key is \
@@ -36,12 +37,15 @@ pub enum JoinFault {
 /// Part of a replay that retention has removed. Say it loudly: labels may be lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RetentionLoss {
+    /// The input that it happened to.
     pub side: Side,
-    /// The offsets that are needed and gone; `to_offset` is exclusive. Those at or above the
-    /// committed offset were never consumed.
+    /// The first offset that is needed and gone. Those at or above the committed offset were never
+    /// consumed.
     pub from_offset: i64,
+    /// Exclusive.
     pub to_offset: i64,
-    /// Stream time just before `from_offset`, and at the committed offset.
+    /// Stream time just before `from_offset`.
     pub from_time_ms: Option<i64>,
+    /// At the committed offset.
     pub to_time_ms: Option<i64>,
 }

@@ -16,21 +16,27 @@ const FORMAT: u32 = 1;
 /// One input's next offset, with the string to commit beside it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
+    /// Of the first record that was not consumed.
     pub next_offset: i64,
+    /// An encoded [`InputState`].
     pub metadata: String,
 }
 
 /// What to commit for both inputs, always together and with the outputs (invariant 2).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frontier {
+    /// Of `topics.behavior`.
     pub views: Position,
+    /// Of `topics.responses`.
     pub responses: Position,
 }
 
 /// Enough of a record to tell whether the same offset still holds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordIdentity {
+    /// Where it lay when it was consumed.
     pub offset: i64,
+    /// Its own, as its producer or the broker set it; Unix milliseconds.
     pub timestamp_ms: Option<i64>,
     /// xxh3-64 of key and value.
     pub hash: u64,
@@ -41,6 +47,7 @@ pub struct RecordIdentity {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InputState {
+    /// Of the first record that was not consumed.
     pub next_offset: i64,
     /// Greatest event time below `next_offset`.
     pub stream_time_ms: Option<i64>,
@@ -52,16 +59,23 @@ pub struct InputState {
     pub evicted_below: i64,
     /// Advances while idle that still matter: first offset each applies to, and its time.
     pub idle_advances: Vec<(i64, i64)>,
+    /// Of all records below `next_offset`.
     pub outcomes: Outcomes,
+    /// Records among the first `input.mis_keyed_sample_records` whose key was wrong.
     pub mis_keyed: u64,
     /// Of the views alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub products: Option<Products>,
     /// The last record consumed.
     pub last: Option<RecordIdentity>,
+    /// What the cluster calls the topic, where it says so: another one of the same name has another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic_id: Option<String>,
 }
 
+/// The joiner cannot go on from a committed offset.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the message of each says what it is")]
 pub enum FrontierError {
     #[error(
         "the committed offset {offset} carries no state of this program: another program committed in this \
@@ -85,6 +99,7 @@ struct Envelope<'a> {
 }
 
 impl InputState {
+    /// The metadata to commit: one line of JSON, at most [`MAX_METADATA_BYTES`] for all counts there can be.
     pub fn encode(&self) -> String {
         let envelope = Envelope { easq: FORMAT, state: self };
         serde_json::to_string(&envelope).expect("numbers and lists are representable in JSON")
@@ -130,13 +145,15 @@ mod tests {
             mis_keyed: 1,
             products: Some(Products { labelled_views: 40, ..Products::default() }),
             last: Some(RecordIdentity { offset: 56, timestamp_ms: None, hash: u64::MAX }),
+            topic_id: Some("topic".to_owned()),
         }
     }
 
     #[test]
     fn a_state_comes_back_as_it_was_committed() {
         assert_eq!(InputState::decode(57, &state().encode()), Ok(state()));
-        let bare = InputState { products: None, last: None, idle_advances: Vec::new(), ..state() };
+        let bare =
+            InputState { products: None, last: None, idle_advances: Vec::new(), topic_id: None, ..state() };
         assert_eq!(InputState::decode(57, &bare.encode()), Ok(bare));
     }
 
@@ -150,7 +167,7 @@ mod tests {
             "single_view_groups":0,"unsampled_views":0,"views_after_group":0,"views_over_group":0,
             "views_again_in_group":0,"views_of_evicted_groups":0,"forgotten_views":0},
             "last":{"offset":56,"timestamp_ms":null,"hash":18446744073709551615}}"#;
-        assert_eq!(InputState::decode(57, metadata), Ok(state()));
+        assert_eq!(InputState::decode(57, metadata), Ok(InputState { topic_id: None, ..state() }));
     }
 
     #[test]
@@ -184,6 +201,7 @@ mod tests {
             mis_keyed: u64::MAX,
             products: Some(products),
             last: Some(RecordIdentity { offset: i64::MIN, timestamp_ms: Some(i64::MIN), hash: u64::MAX }),
+            topic_id: Some("x".repeat(22)),
         };
         assert!(state.encode().len() <= MAX_METADATA_BYTES, "{} bytes", state.encode().len());
     }

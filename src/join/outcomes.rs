@@ -26,12 +26,14 @@ pub enum Outcome {
     Late,
     /// Late only because its idle partition had been advanced; to `topics.late`.
     LateAfterIdle,
+    /// Of an impression that has its view or its label already (invariant 4).
     Duplicate,
     /// To `topics.dead_letters`.
     Rejected,
 }
 
 impl Outcome {
+    /// Outcomes of both inputs together.
     pub const COUNT: usize = 10;
 
     /// The outcomes that a record of this input can have, in a fixed order.
@@ -81,6 +83,7 @@ pub struct Outcomes {
 }
 
 impl Outcomes {
+    /// Records with this outcome since the group began.
     pub fn get(&self, outcome: Outcome) -> u64 {
         self.decided[outcome as usize]
     }
@@ -99,6 +102,7 @@ impl Outcomes {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Products {
+    /// Matches, all of which were emitted.
     pub labelled_views: u64,
     /// Preference pairs of the same user.
     pub user_pairs: u64,

@@ -12,16 +12,23 @@ use crate::settings::Topics;
 /// A dead letter carries at most this much of a record's key and of its value.
 const MAX_DEAD_LETTER_BYTES: usize = 64 << 10;
 
+/// Which of the joiner's topics a record is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OutputKind {
+    /// A view with its answer; the changelog of pairing (invariant 5).
     LabelledView,
+    /// Two labelled views that may be compared.
     PreferencePair,
+    /// The views of one request.
     BehaviorGroup,
+    /// An input record that came too late or was pushed out, as it came.
     Late,
+    /// An input record that was rejected, as it came.
     DeadLetter,
 }
 
 impl OutputKind {
+    /// Its name in the settings.
     pub fn topic(self, topics: &Topics) -> &str {
         match self {
             OutputKind::LabelledView => &topics.labelled_views,
@@ -36,11 +43,13 @@ impl OutputKind {
 /// One record to produce, to the partition of the same number as the join's.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Output {
+    /// Decides the topic.
     pub kind: OutputKind,
     /// The user id; of late records and dead letters the original key.
     pub key: Option<Bytes>,
     /// An encoded message; of late records and dead letters the original value.
     pub payload: Option<Bytes>,
+    /// Those of [`contract::headers`](crate::contract) that this kind carries.
     pub headers: Vec<(&'static str, Bytes)>,
     /// Of late records and dead letters: the input and the value of the header `reason`.
     pub reason: Option<(Side, &'static str)>,
@@ -49,6 +58,7 @@ pub struct Output {
 /// What the join wants done, in order. The caller takes the outputs and may reuse the value.
 #[derive(Debug, Default)]
 pub struct Effects {
+    /// In the order in which they are to lie in the partition.
     pub outputs: Vec<Output>,
 }
 

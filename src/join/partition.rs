@@ -30,6 +30,7 @@ pub struct Gauges {
     pub held_responses: usize,
     /// Bytes of both, and of the views in open groups, bookkeeping included.
     pub held_bytes: usize,
+    /// Groups that still take views.
     pub open_groups: usize,
     /// Labelled views that pairing looks back on.
     pub pair_candidates: usize,
@@ -83,6 +84,17 @@ impl PartitionJoin {
             join.go_live();
         }
         join
+    }
+
+    /// Which topics the inputs are, in the cluster's words: committed with the offsets.
+    pub fn with_topic_ids(mut self, views: Option<String>, responses: Option<String>) -> PartitionJoin {
+        (self.views.topic_id, self.responses.topic_id) = (views, responses);
+        self
+    }
+
+    /// As given to [`with_topic_ids`](PartitionJoin::with_topic_ids), views first.
+    pub fn topic_ids(&self) -> [Option<&str>; 2] {
+        [self.views.topic_id.as_deref(), self.responses.topic_id.as_deref()]
     }
 
     /// Where to assign an input: its first offset to read.
@@ -206,6 +218,7 @@ impl PartitionJoin {
         self.progress(side).clock.time_ms()
     }
 
+    /// What is held now, a replay included.
     pub fn gauges(&self) -> Gauges {
         Gauges {
             held_views: self.window.held_views(),

@@ -14,8 +14,13 @@ use crate::contract::InputRecord;
 pub enum Start {
     /// Nothing was committed: at this offset.
     At(i64),
-    /// From the state that was committed. `low_watermark`: the lowest offset that can be read.
-    Resume { state: InputState, low_watermark: i64 },
+    /// From the state that was committed.
+    Resume {
+        /// As the last commit of the group has it.
+        state: InputState,
+        /// The lowest offset that can be read.
+        low_watermark: i64,
+    },
 }
 
 #[derive(Debug)]
@@ -32,6 +37,7 @@ pub(super) struct Progress {
     /// Records held as waiting that the outcomes already count, see [`Progress::resume`].
     uncounted: u64,
     last: LastRecord,
+    pub topic_id: Option<String>,
     /// The committed state, until it is rebuilt.
     target: Option<Box<InputState>>,
     loss: Option<RetentionLoss>,
@@ -57,6 +63,7 @@ impl Progress {
             outcomes: Outcomes::default(),
             uncounted: 0,
             last: LastRecord::Known(None),
+            topic_id: None,
             target: None,
             loss: None,
         };
@@ -200,6 +207,7 @@ impl Progress {
             mis_keyed: self.keying.mis_keyed(),
             products: None,
             last: self.last_identity(),
+            topic_id: self.topic_id.clone(),
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::contract::Side;
 use crate::join::{self, Frontier, InputState, PartitionJoin, Position};
+use crate::kafka::identity::TopicId;
 use crate::kafka::membership::{Bounds, Committed, CommittedPartition, Start};
 use crate::kafka::reader::{From, ReadError, Reading};
 use crate::settings::Settings;
@@ -13,6 +14,7 @@ use crate::telemetry::events;
 
 use super::JoinerError;
 use super::begin::{BeginAt, begin_at};
+use super::error::TopicReplaced;
 use super::instance::Instance;
 use super::partition::{Partition, Phase, TailReading};
 use super::tail::{Tail, TailProgress};
@@ -24,8 +26,24 @@ impl Instance<'_> {
     pub(super) fn on_assigned(&mut self, partitions: Vec<i32>) -> Result<(), JoinerError> {
         self.must_rebuild = false;
         self.partitions.clear();
+        self.pending = Some(partitions);
+        self.start_pending()?;
+        if self.pending.is_some() {
+            self.membership.put_off()?;
+        }
+        Ok(())
+    }
+
+    /// Builds the states of an assignment and begins to read; later, when the brokers do not answer.
+    pub(super) fn start_pending(&mut self) -> Result<(), JoinerError> {
+        let Some(partitions) = self.pending.clone() else { return Ok(()) };
         let kept = std::mem::take(&mut self.kept);
-        let Some(states) = self.recover(&partitions, kept)? else {
+        let recovered = match self.recover(&partitions, kept) {
+            Err(error) if error.is_no_answer() => return Ok(()),
+            recovered => recovered?,
+        };
+        self.pending = None;
+        let Some(states) = recovered else {
             self.membership.release()?;
             return Ok(());
         };
@@ -36,6 +54,7 @@ impl Instance<'_> {
     }
 
     pub(super) fn on_revoked(&mut self, lost: bool) -> Result<(), JoinerError> {
+        self.pending = None;
         if lost {
             self.abort("the assignment was lost")?;
         } else {
@@ -52,8 +71,12 @@ impl Instance<'_> {
     /// Builds the states of the same assignment again, after an abort.
     pub(super) fn rebuild(&mut self) -> Result<(), JoinerError> {
         let owned = self.membership.owned();
-        // Without an answer the assignment is lost, which a poll will say.
-        let Some(states) = self.recover(&owned, BTreeMap::new())? else { return Ok(()) };
+        let recovered = match self.recover(&owned, BTreeMap::new()) {
+            Err(error) if error.is_no_answer() => return Ok(()),
+            recovered => recovered?,
+        };
+        // The assignment is lost, which a poll will say.
+        let Some(states) = recovered else { return Ok(()) };
         self.membership.rewind(&starts(&states))?;
         self.partitions = states;
         self.must_rebuild = false;
@@ -76,6 +99,7 @@ impl Instance<'_> {
         partitions: &[i32],
         mut kept: BTreeMap<i32, Partition>,
     ) -> Result<Option<BTreeMap<i32, Partition>>, JoinerError> {
+        let Some(ids) = self.membership.topic_ids(self.stop)? else { return Ok(None) };
         let Some(committed) = self.membership.committed(partitions, self.stop)? else { return Ok(None) };
         let mut states = BTreeMap::new();
         for of_partition in committed {
@@ -84,34 +108,40 @@ impl Instance<'_> {
             if let Some(mut partition) = kept.remove(&number)
                 && frontier.is_some()
                 && partition.frontier == frontier
+                && partition.join.topic_ids() == ids.each_ref().map(Option::as_deref)
             {
                 partition.go_on(Instant::now());
                 states.insert(number, partition);
                 continue;
             }
-            let Some(mut state) = self.recover_partition(of_partition)? else { return Ok(None) };
+            let Some(mut state) = self.recover_partition(of_partition, &ids)? else { return Ok(None) };
             state.frontier = frontier;
             states.insert(number, state);
         }
         Ok(Some(states))
     }
 
-    fn recover_partition(&mut self, committed: CommittedPartition) -> Result<Option<Partition>, JoinerError> {
+    fn recover_partition(
+        &mut self,
+        committed: CommittedPartition,
+        ids: &[Option<TopicId>; 2],
+    ) -> Result<Option<Partition>, JoinerError> {
         let number = committed.partition;
+        let [views_id, responses_id] = ids;
         match (committed.views, committed.responses) {
             (Some(views), Some(responses)) => {
-                let Some(views) = self.resume(Side::Views, number, views)? else { return Ok(None) };
-                let Some(responses) = self.resume(Side::Responses, number, responses)? else {
+                let Some(views) = self.resume(Side::Views, number, views, views_id)? else { return Ok(None) };
+                let Some(responses) = self.resume(Side::Responses, number, responses, responses_id)? else {
                     return Ok(None);
                 };
                 let Some(tail) = self.plan_tail(number, (views.clone(), responses.clone()))? else {
                     return Ok(None);
                 };
-                let join = PartitionJoin::new(self.config.clone(), number, views, responses);
+                let join = self.join(number, (views, responses), ids);
                 self.report_losses(number, &join);
                 Ok(Some(Partition::new(number, join, Phase::Tail(Box::new(tail.into())), Instant::now())))
             }
-            (None, None) => self.begin(number),
+            (None, None) => self.begin(number, ids),
             (Some(_), None) => Err(self.one_sided(Side::Views, number)),
             (None, Some(_)) => Err(self.one_sided(Side::Responses, number)),
         }
@@ -147,12 +177,25 @@ impl Instance<'_> {
         side: Side,
         partition: i32,
         committed: Committed,
+        topic_id: &Option<TopicId>,
     ) -> Result<Option<join::Start>, JoinerError> {
         let topic = self.membership.topic(side);
         let group = || self.settings.joiner.group.clone();
         let state = InputState::decode(committed.offset, &committed.metadata).map_err(|source| {
             JoinerError::Frontier { group: group(), topic: topic.to_string(), partition, source }
         })?;
+        if let (Some(before), Some(now)) = (&state.topic_id, topic_id)
+            && before != now
+        {
+            return Err(JoinerError::TopicReplaced(Box::new(TopicReplaced {
+                group: group(),
+                topic: topic.to_string(),
+                partition,
+                offset: committed.offset,
+                before: before.clone(),
+                now: now.clone(),
+            })));
+        }
         let Some(Bounds { low, end }) = self.membership.bounds(topic, partition, self.stop)? else {
             return Ok(None);
         };
@@ -169,7 +212,7 @@ impl Instance<'_> {
     }
 
     /// A partition of which the group has consumed nothing yet.
-    fn begin(&self, partition: i32) -> Result<Option<Partition>, JoinerError> {
+    fn begin(&self, partition: i32, ids: &[Option<TopicId>; 2]) -> Result<Option<Partition>, JoinerError> {
         if !self.check_no_outputs(partition)? {
             return Ok(None);
         }
@@ -191,12 +234,22 @@ impl Instance<'_> {
             };
         }
         let [views, responses] = first.map(join::Start::At);
-        let join = PartitionJoin::new(self.config.clone(), partition, views, responses);
+        let join = self.join(partition, (views, responses), ids);
         let mut state = Partition::new(partition, join, Phase::Live, Instant::now());
         // A beginning that depends on the time of the start is committed at once, so that the next
         // start does not choose another one.
         state.is_changed = begin_at(&self.settings.input.start)? != BeginAt::Earliest;
         Ok(Some(state))
+    }
+
+    fn join(
+        &self,
+        partition: i32,
+        (views, responses): (join::Start, join::Start),
+        [views_id, responses_id]: &[Option<TopicId>; 2],
+    ) -> PartitionJoin {
+        PartitionJoin::new(self.config.clone(), partition, views, responses)
+            .with_topic_ids(views_id.clone(), responses_id.clone())
     }
 
     /// Outputs without committed offsets mean that offsets have expired, or that the group has a
@@ -234,15 +287,7 @@ impl Instance<'_> {
     /// The offset of the first record of an output partition that a reader sees, if there is one;
     /// `None` when the stop comes first.
     fn first_record(&self, topic: &str, partition: i32) -> Result<Option<Option<i64>>, JoinerError> {
-        let begun = Instant::now();
-        let mut reading = loop {
-            match Reading::begin(&self.settings.kafka, topic, partition, From::Beginning) {
-                Ok(reading) => break reading,
-                Err(ReadError::Unavailable { .. }) if self.stop.is_stopped() => return Ok(None),
-                Err(ReadError::Unavailable { .. }) if begun.elapsed() < self.membership.patience() => {}
-                Err(error) => return Err(error.into()),
-            }
-        };
+        let mut reading = Reading::begin(&self.settings.kafka, topic, partition, From::Beginning)?;
         let mut first = None;
         while !self.stop.is_stopped() {
             let is_over = reading.advance(Instant::now() + TAIL_SLICE, |record| {
@@ -295,7 +340,9 @@ impl Instance<'_> {
                 TailProgress::TooFew => {
                     reading.tail.widen();
                     let (views, responses) = reading.tail.starts.clone();
-                    partition.join = PartitionJoin::new(self.config.clone(), number, views, responses);
+                    let [views_id, responses_id] = partition.join.topic_ids().map(|id| id.map(str::to_owned));
+                    partition.join = PartitionJoin::new(self.config.clone(), number, views, responses)
+                        .with_topic_ids(views_id, responses_id);
                 }
             }
             return Ok(());

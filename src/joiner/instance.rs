@@ -14,11 +14,11 @@ use crate::supervise::StopToken;
 use crate::telemetry::events;
 use crate::telemetry::partitions::{self, PartitionReport};
 
-use super::JoinerError;
 use super::identity::Identity;
 use super::output::OutputTopics;
 use super::partition::{Ends, Partition};
 use super::report;
+use super::{JoinerError, Tokens};
 
 /// How long the loop waits for a response when the turn before found nothing to do.
 const IDLE_WAIT: Duration = Duration::from_millis(5);
@@ -32,12 +32,15 @@ pub(super) struct Instance<'a> {
     pub(super) settings: &'a Settings,
     pub(super) number: usize,
     pub(super) stop: &'a StopToken,
+    tokens: &'a Tokens,
     pub(super) config: Arc<Config>,
     pub(super) membership: Membership,
     pub(super) producer: TransactionalProducer,
     pub(super) partitions: BTreeMap<i32, Partition>,
     /// States of the assignment before, between its revocation and the next one.
     pub(super) kept: BTreeMap<i32, Partition>,
+    /// Partitions that were assigned, and whose states cannot be built before the brokers answer.
+    pub(super) pending: Option<Vec<i32>>,
     /// The assignment's states must be built again from the committed offsets.
     pub(super) must_rebuild: bool,
     topics: OutputTopics,
@@ -60,8 +63,9 @@ impl<'a> Instance<'a> {
         settings: &'a Settings,
         number: usize,
         identity: &Identity,
-        stop: &'a StopToken,
+        tokens: &'a Tokens,
     ) -> Result<Option<Self>, JoinerError> {
+        let stop = &tokens.stop;
         let timeout = Duration::from_millis(settings.joiner.transaction_timeout_ms);
         let producer =
             TransactionalProducer::new(&settings.kafka, &identity.transactional_id, timeout, stop)?;
@@ -75,11 +79,13 @@ impl<'a> Instance<'a> {
             settings,
             number,
             stop,
+            tokens,
             config,
             membership,
             producer,
             partitions: BTreeMap::new(),
             kept: BTreeMap::new(),
+            pending: None,
             must_rebuild: false,
             topics: OutputTopics::new(&settings.topics),
             open: None,
@@ -96,7 +102,11 @@ impl<'a> Instance<'a> {
     pub(super) fn run(mut self) -> Result<(), JoinerError> {
         let mut is_busy = false;
         while !self.stop.is_stopped() {
+            self.tokens.beat.beat();
             is_busy = self.turn(is_busy)?;
+        }
+        if self.tokens.halt.is_stopped() {
+            self.abort("the joiner halts")?;
         }
         self.transact(Self::commit)?;
         self.forget_partitions(false);
@@ -113,6 +123,7 @@ impl<'a> Instance<'a> {
         match rebalance {
             Some(Rebalance::Assigned { partitions }) => self.on_assigned(partitions)?,
             Some(Rebalance::Revoked { lost, .. }) => self.on_revoked(lost)?,
+            None if self.pending.is_some() => self.start_pending()?,
             None if self.must_rebuild => self.rebuild()?,
             None => {}
         }

@@ -16,68 +16,126 @@ mod output;
 mod partition;
 mod report;
 mod tail;
+mod watch;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::thread;
-use std::time::Duration;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use crate::settings::Settings;
-use crate::supervise::{StopToken, panic_message};
+use crate::supervise::{Beat, BeatWatch, StopToken, panic_message};
 
 pub use error::JoinerError;
 use identity::identity;
 use instance::Instance;
+use watch::TopicWatch;
 
 /// How often the instances are looked after while they run.
 const WATCH_INTERVAL: Duration = Duration::from_millis(50);
+/// And while they end.
+const END_INTERVAL: Duration = Duration::from_millis(5);
+
+/// What an instance hears of the others, and shows them.
+#[derive(Clone, Default)]
+struct Tokens {
+    /// Commit what is open, leave the group, return.
+    stop: StopToken,
+    /// Set before `stop`: take back what is open, it rests on something that is not so any more.
+    halt: StopToken,
+    /// Moved by each turn of the loop.
+    beat: Beat,
+}
 
 /// Runs `joiner.instances` instances on threads of their own until `stop`, or until the first of
 /// them fails, which stops the others: what is open is committed, the group is left.
 ///
 /// # Errors
-/// The first failure; [`JoinerError::is_fenced`] tells whether a restart goes on by itself.
+/// The first failure; [`JoinerError::is_fenced`] tells whether a restart goes on by itself, and
+/// [`JoinerError::leaves_threads`] whether a thread is left that only the end of the process ends.
 pub fn run(settings: &Settings, stop: &StopToken) -> Result<(), JoinerError> {
+    let settings = Arc::new(settings.clone());
     // Of its own, so that a failure stops the instances and nothing else.
-    let instances_stop = StopToken::new();
-    thread::scope(|scope| {
-        let mut running = Vec::new();
-        let mut outcome = Ok(());
-        for instance in 0..settings.joiner.instances {
-            let stop = &instances_stop;
-            let thread = thread::Builder::new().name(format!("joiner-{instance}"));
-            match thread.spawn_scoped(scope, move || run_caught(settings, instance, stop)) {
-                Ok(handle) => running.push(handle),
-                Err(source) => outcome = outcome.and(Err(JoinerError::Thread { instance, source })),
-            }
+    let tokens = Tokens::default();
+    let mut topics = TopicWatch::new(&settings)?;
+    let mut running = Vec::new();
+    let mut outcome = Ok(());
+    for instance in 0..settings.joiner.instances {
+        match Running::start(&settings, instance, &tokens) {
+            Ok(started) => running.push(started),
+            Err(error) => outcome = outcome.and(Err(error)),
         }
-        while !running.is_empty() {
-            if outcome.is_err()
-                || stop.wait(WATCH_INTERVAL)
-                || running.iter().any(|handle| handle.is_finished())
-            {
-                instances_stop.stop();
-                for handle in running.drain(..) {
-                    let ended = handle.join().expect("panics of an instance are caught on its thread");
-                    outcome = outcome.and(ended);
-                }
-            }
+    }
+    loop {
+        let instances = running.len();
+        running = running.into_iter().filter_map(|instance| instance.look(&mut outcome)).collect();
+        if running.is_empty() {
+            return outcome;
         }
-        outcome
-    })
+        if outcome.is_ok()
+            && let Err(replaced) = topics.look()
+        {
+            tokens.halt.stop();
+            outcome = Err(replaced);
+        }
+        if outcome.is_err() || stop.is_stopped() || running.len() < instances {
+            tokens.stop.stop();
+        }
+        // A stop that has come would end a wait for it at once.
+        match tokens.stop.is_stopped() {
+            true => thread::sleep(END_INTERVAL),
+            false => drop(stop.wait(WATCH_INTERVAL)),
+        }
+    }
 }
 
-fn run_caught(settings: &Settings, instance: usize, stop: &StopToken) -> Result<(), JoinerError> {
+/// An instance on its thread.
+struct Running {
+    number: usize,
+    limit_ms: u64,
+    beat: Beat,
+    watch: BeatWatch,
+    thread: JoinHandle<Result<(), JoinerError>>,
+}
+
+impl Running {
+    fn start(settings: &Arc<Settings>, number: usize, tokens: &Tokens) -> Result<Self, JoinerError> {
+        let tokens = Tokens { beat: Beat::default(), ..tokens.clone() };
+        let (settings, beat) = (Arc::clone(settings), tokens.beat.clone());
+        // Who does not poll for so long has lost the partitions anyway.
+        let limit_ms = settings.joiner.max_poll_interval_ms;
+        let watch = BeatWatch::new(beat.clone(), Duration::from_millis(limit_ms), Instant::now());
+        let thread = thread::Builder::new().name(format!("joiner-{number}"));
+        let spawned = thread.spawn(move || run_caught(&settings, number, &tokens));
+        let thread = spawned.map_err(|source| JoinerError::Thread { instance: number, source })?;
+        Ok(Self { number, limit_ms, beat, watch, thread })
+    }
+
+    /// Itself while it runs; how it ended is added to `outcome`. One that hangs counts as ended.
+    fn look(mut self, outcome: &mut Result<(), JoinerError>) -> Option<Self> {
+        let ended = if self.thread.is_finished() {
+            self.thread.join().expect("panics of an instance are caught on its thread")
+        } else if self.watch.is_silent(Instant::now()) && self.beat.has_begun() {
+            Err(JoinerError::Hung { instance: self.number, limit_ms: self.limit_ms })
+        } else {
+            return Some(self);
+        };
+        if outcome.is_ok() {
+            *outcome = ended;
+        }
+        None
+    }
+}
+
+fn run_caught(settings: &Settings, instance: usize, tokens: &Tokens) -> Result<(), JoinerError> {
     // Nothing that a panic left half done is used again.
-    catch_unwind(AssertUnwindSafe(|| run_instance(settings, instance, stop)))
+    catch_unwind(AssertUnwindSafe(|| run_instance(settings, instance, tokens)))
         .unwrap_or_else(|panic| Err(JoinerError::Panicked { instance, message: panic_message(&*panic) }))
 }
 
-/// Runs one instance until `stop`. `instance` is its number within the process: a part of its
+/// Runs one instance until the stop. `instance` is its number within the process: a part of its
 /// names in the group and as a producer.
-///
-/// # Errors
-/// Whatever it cannot recover from by going back to the committed offsets.
-pub fn run_instance(settings: &Settings, instance: usize, stop: &StopToken) -> Result<(), JoinerError> {
+fn run_instance(settings: &Settings, instance: usize, tokens: &Tokens) -> Result<(), JoinerError> {
     let host_name = gethostname::gethostname();
     let identity = identity(
         &settings.joiner.group,
@@ -86,13 +144,13 @@ pub fn run_instance(settings: &Settings, instance: usize, stop: &StopToken) -> R
         instance,
         rand::random(),
     );
-    let result = match Instance::start(settings, instance, &identity, stop) {
+    let result = match Instance::start(settings, instance, &identity, tokens) {
         Ok(Some(instance)) => instance.run(),
         Ok(None) => Ok(()),
         Err(error) => Err(error),
     };
     match result {
-        // Asked to stop while the brokers were away: what was open is done again after the start.
+        // Asked to stop before the brokers had ever answered: nothing was begun.
         Err(JoinerError::Transaction(error)) if error.is_stopped() => Ok(()),
         result => result,
     }

@@ -52,7 +52,9 @@ pub(crate) fn client_config(
     config
 }
 
-const COMMON_TUNING: [(&str, &str); 4] = [
+const COMMON_TUNING: [(&str, &str); 5] = [
+    // A broker that has just started may know less than there is: not for the default of 5 minutes.
+    ("topic.metadata.refresh.interval.ms", "10000"),
     ("reconnect.backoff.ms", "50"),
     ("reconnect.backoff.max.ms", "500"),
     ("retry.backoff.ms", "20"),

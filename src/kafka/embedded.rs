@@ -69,10 +69,6 @@ impl EmbeddedBroker {
         Ok(Self { host, bootstrap_servers, topics: BTreeMap::new() })
     }
 
-    pub fn bootstrap_servers(&self) -> &str {
-        &self.bootstrap_servers
-    }
-
     /// Creates a topic; the broker has no other settings of a topic.
     pub fn create_topic(&mut self, topic: &str, partitions: i32) -> Result<(), EmbeddedError> {
         let failed = |reason: String| EmbeddedError::Create { topic: topic.to_owned(), reason };
@@ -199,7 +195,7 @@ mod tests {
     #[test]
     fn a_model_has_an_owner_and_its_transactions_commit() {
         let (_broker, settings) = broker(&[("registry", 1)]);
-        let ownership = Ownership::join(&settings.kafka, "trainer", "registry").expect("a member");
+        let ownership = Ownership::join(&settings, "trainer", "registry").expect("a member");
         until("the model is owned", || {
             let owned = ownership.poll(Duration::from_millis(50)).expect("a membership");
             (owned == Owned::Yes).then_some(())

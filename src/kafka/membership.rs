@@ -36,6 +36,9 @@ use crate::supervise::StopToken;
 
 /// One request to the broker, as long as it may take before the loop looks at its stop token.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long an answer is waited for before the caller polls again: heartbeats alone do not keep a
+/// membership alive.
+pub const PATIENCE: Duration = Duration::from_secs(3);
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// A change of the partitions that this member owns; the same numbers of both inputs.
@@ -94,8 +97,10 @@ pub struct Membership {
     uncommitted: BaseConsumer<Context>,
     group: String,
     partition_count: i32,
+    /// Of the assignment that is started.
     group_metadata: Option<GroupMetadata>,
-    max_poll_interval: Duration,
+    /// Of the assignment that was handed out last.
+    assigned_metadata: Option<GroupMetadata>,
 }
 
 impl Membership {
@@ -119,7 +124,7 @@ impl Membership {
             partition_count: 0,
             group: settings.joiner.group.clone(),
             group_metadata: None,
-            max_poll_interval: Duration::from_millis(settings.joiner.max_poll_interval_ms),
+            assigned_metadata: None,
         };
         let Some(partition_count) = membership.check_partition_counts(stop)? else { return Ok(None) };
         membership.partition_count = partition_count;
@@ -175,7 +180,14 @@ impl Membership {
             return Err(MembershipError::Misaligned { group: self.group.clone(), views, responses });
         }
         Ok(Some(match change.kind {
-            ChangeKind::Assigned => Rebalance::Assigned { partitions: responses },
+            ChangeKind::Assigned => {
+                // Before it is answered the group cannot go on to another generation. Once the session
+                // is lost the metadata is that of nobody, which fences nothing: but the mark of the
+                // loss comes first.
+                let metadata = self.member.consumer.group_metadata().map(GroupMetadata::new);
+                self.assigned_metadata = metadata.filter(|_| !self.member.consumer.assignment_lost());
+                Rebalance::Assigned { partitions: responses }
+            }
             ChangeKind::Revoked { lost } => Rebalance::Revoked { partitions: responses, lost },
         }))
     }
@@ -193,8 +205,8 @@ impl Membership {
         self.mirror.poll(max, timeout, records).map_err(|fault| fault.into_error(&self.group))
     }
 
-    /// Answers an assignment: both inputs are read from `starts` on. Captures the group metadata
-    /// that every transaction of this assignment carries.
+    /// Answers an assignment, or begins to read after it was [put off](Membership::put_off): both
+    /// inputs from `starts` on.
     ///
     /// # Errors
     /// librdkafka refuses the assignment.
@@ -203,8 +215,19 @@ impl Membership {
             .assign(&offsets(starts, |start| start.responses))
             .map_err(failed("assigning responses"))?;
         self.mirror.assign(&offsets(starts, |start| start.views)).map_err(failed("assigning views"))?;
-        self.group_metadata = self.member.consumer.group_metadata().map(GroupMetadata::new);
+        self.group_metadata = self.assigned_metadata.clone();
         Ok(())
+    }
+
+    /// Answers an assignment without reading anything yet, so that the membership stays alive
+    /// while the caller finds out where to start.
+    ///
+    /// # Errors
+    /// librdkafka refuses.
+    pub fn put_off(&mut self) -> Result<(), MembershipError> {
+        self.group_metadata = None;
+        self.mirror.unassign().map_err(failed("putting views off"))?;
+        self.member.assign(&[]).map_err(failed("putting responses off"))
     }
 
     /// Goes back to `starts` within the same assignment, after an aborted transaction.
@@ -223,21 +246,16 @@ impl Membership {
     /// # Errors
     /// librdkafka refuses.
     pub fn release(&mut self) -> Result<(), MembershipError> {
-        self.group_metadata = None;
+        (self.group_metadata, self.assigned_metadata) = (None, None);
         self.mirror.unassign().map_err(failed("releasing views"))?;
         self.member.unassign().map_err(failed("releasing responses"))
     }
 
-    /// The group metadata of the current assignment; `None` while nothing is owned.
+    /// The group metadata of the current assignment, captured when it was handed out; `None` while
+    /// nothing is read.
     #[must_use]
     pub fn group_metadata(&self) -> Option<GroupMetadata> {
         self.group_metadata.clone()
-    }
-
-    /// How long an answer of the brokers is waited for between two polls.
-    #[must_use]
-    pub fn patience(&self) -> Duration {
-        self.max_poll_interval / 2
     }
 
     /// Partitions of either input topic.

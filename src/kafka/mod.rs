@@ -12,6 +12,7 @@
 //! | [`producer`] | simulator: a plain idempotent writer |
 //! | [`topics`] | `easq topics`: what must exist, and how it must be set |
 //! | [`embedded`] | demo: a broker inside this process |
+//! | [`identity`] | joiner and trainer: whether a topic is still the one it was |
 //! | [`client`] | all of the above: properties, logs, connection state |
 
 use std::sync::Arc;
@@ -25,8 +26,10 @@ use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
 
 pub mod client;
-pub mod embedded;
-pub mod membership;
+pub(crate) mod embedded;
+pub mod identity;
+pub(crate) mod membership;
+mod metadata;
 pub mod ownership;
 pub mod producer;
 pub mod reader;
@@ -36,14 +39,19 @@ pub mod transaction;
 /// A record that was read. Cloning shares the bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
+    /// One allocation for all records that one client reads of a topic.
     pub topic: Arc<str>,
+    /// Number of the partition.
     pub partition: i32,
+    /// Its place in that partition.
     pub offset: i64,
     /// The record's own timestamp, as its producer or the broker set it; Unix milliseconds.
     pub timestamp_ms: Option<i64>,
+    /// `None` where it was written without one.
     pub key: Option<Bytes>,
     /// `None` is a tombstone.
     pub payload: Option<Bytes>,
+    /// In the order in which they were written; a name may come again.
     pub headers: Vec<(String, Bytes)>,
 }
 
@@ -79,12 +87,15 @@ fn copied_headers(headers: &impl Headers) -> Vec<(String, Bytes)> {
 /// A record to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outgoing {
+    /// Where it goes.
     pub topic: Arc<str>,
     /// `None`: the producer's partitioner chooses by key.
     pub partition: Option<i32>,
+    /// What a partitioner, and compaction, go by.
     pub key: Option<Bytes>,
     /// `None` is a tombstone.
     pub payload: Option<Bytes>,
+    /// In the order in which they are written.
     pub headers: Vec<(&'static str, Bytes)>,
     /// Unix milliseconds; `None`: the time of sending.
     pub timestamp_ms: Option<i64>,
@@ -103,23 +114,28 @@ impl Outgoing {
         }
     }
 
+    /// Sends it to this partition, whatever its key.
     pub fn partition(self, partition: i32) -> Self {
         Self { partition: Some(partition), ..self }
     }
 
+    /// Replaces the key.
     pub fn key(self, key: impl Into<Bytes>) -> Self {
         Self { key: Some(key.into()), ..self }
     }
 
+    /// Replaces the value; without one the record is a tombstone.
     pub fn payload(self, payload: impl Into<Bytes>) -> Self {
         Self { payload: Some(payload.into()), ..self }
     }
 
+    /// Adds a header behind those that are there.
     pub fn header(mut self, name: &'static str, value: impl Into<Bytes>) -> Self {
         self.headers.push((name, value.into()));
         self
     }
 
+    /// Replaces the time of sending, in Unix milliseconds. The broker refuses one far ahead of its clock.
     pub fn timestamp_ms(self, timestamp_ms: i64) -> Self {
         Self { timestamp_ms: Some(timestamp_ms), ..self }
     }
@@ -154,7 +170,9 @@ fn native_headers(headers: &[(&'static str, Bytes)]) -> OwnedHeaders {
 /// How far a group has come in one input partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NextOffset {
+    /// Of an input of the group.
     pub topic: Arc<str>,
+    /// Number of the partition.
     pub partition: i32,
     /// The offset of the next record to read.
     pub offset: i64,
@@ -173,6 +191,11 @@ pub const MAX_METADATA_BYTES: usize = 4096;
 pub struct GroupMetadata(Arc<ConsumerGroupMetadata>);
 
 impl GroupMetadata {
+    /// Whether both were captured at the same assignment.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     pub(crate) fn new(metadata: ConsumerGroupMetadata) -> Self {
         Self(Arc::new(metadata))
     }

@@ -4,7 +4,7 @@
 //! The member reads nothing: its membership alone matters, and the metadata of that membership
 //! goes into every publish transaction, so that an owner that has lost the model cannot commit.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 
-use super::GroupMetadata;
 use super::client::{Context, client_config, is_access_refused, is_connection_trouble};
-use crate::settings;
+use super::{GroupMetadata, metadata};
+use crate::settings::Settings;
 
 /// What a process is to a model at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +31,7 @@ pub enum Owned {
 
 /// Why the membership cannot go on.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the message of each says what it is")]
 pub enum OwnershipError {
     #[error("topic '{topic}' does not exist: create it, for example with `easq topics create`")]
     UnknownTopic { topic: String },
@@ -38,9 +39,15 @@ pub enum OwnershipError {
     AccessRefused { group: String, reason: String },
     /// Another process has joined with the same instance id.
     #[error(
-        "group '{group}' has fenced this member: {reason}; another process uses its instance id: restart"
+        "group '{group}' has fenced this member: {reason}; another process uses its train.instance_id: give each a \
+         name of its own, and restart"
     )]
     Fenced { group: String, reason: String },
+    #[error(
+        "the brokers refuse group '{group}' a session of {session_timeout_ms} ms (train.session_timeout_ms): stay \
+         within their group.min.session.timeout.ms and group.max.session.timeout.ms"
+    )]
+    SessionTimeout { group: String, session_timeout_ms: u64 },
     #[error("membership of group '{group}': {reason}")]
     Client { group: String, reason: String },
 }
@@ -52,19 +59,36 @@ impl OwnershipError {
     }
 }
 
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 const PAUSE_ON_ERROR: Duration = Duration::from_millis(20);
-const SESSION_TIMEOUT_MS: &str = "10000";
-const HEARTBEAT_INTERVAL_MS: &str = "2000";
-/// An owner that does not poll for this long is taken for hung and loses the model.
-const MAX_POLL_INTERVAL_MS: &str = "120000";
+/// An owner that does not poll for this long, or for the session timeout if that is longer, loses
+/// the model. The thread that polls does nothing else; whether the model is being trained at all is
+/// not told by it.
+const MAX_POLL_INTERVAL_MS: u64 = 120_000;
 
 /// A process's membership in the group of a model. Poll it from one thread, more often than every
 /// two minutes. Dropping it leaves the group, so that another process takes over at once; after a
-/// kill the others wait for the session timeout of ten seconds.
+/// kill the others wait for `train.session_timeout_ms`. A static member (`train.instance_id`) never
+/// leaves: they wait for it in either case, and a process of the same name takes over at once.
 pub struct Ownership {
     consumer: BaseConsumer<Member>,
     group: String,
     topic: String,
+    session_timeout_ms: u64,
+}
+
+/// What proves to the brokers that this process owns the model, for the threads that publish. Void
+/// once the [`Ownership`] is dropped.
+#[derive(Clone)]
+pub struct Claim(Arc<Mutex<State>>);
+
+impl Claim {
+    /// The membership under which the model is owned, for [`commit`]; `None` when it is not.
+    ///
+    /// [`commit`]: super::transaction::TransactionalProducer::commit
+    pub fn group_metadata(&self) -> Option<GroupMetadata> {
+        lock(&self.0).generation.clone()
+    }
 }
 
 impl Ownership {
@@ -73,11 +97,13 @@ impl Ownership {
     /// # Errors
     /// [`OwnershipError::Client`] when librdkafka refuses the properties. No broker is contacted
     /// before the first [`poll`](Self::poll).
-    pub fn join(kafka: &settings::Kafka, group: &str, topic: &str) -> Result<Self, OwnershipError> {
+    pub fn join(settings: &Settings, group: &str, topic: &str) -> Result<Self, OwnershipError> {
+        let train = &settings.train;
         let failed =
             |error: KafkaError| OwnershipError::Client { group: group.to_owned(), reason: error.to_string() };
-        let config = client_config(
-            kafka,
+        let max_poll_interval_ms = MAX_POLL_INTERVAL_MS.max(train.session_timeout_ms);
+        let mut config = client_config(
+            &settings.kafka,
             &[],
             &[
                 ("group.id", group),
@@ -89,15 +115,24 @@ impl Ownership {
                 ("auto.offset.reset", "latest"),
                 ("enable.auto.commit", "false"),
                 ("enable.auto.offset.store", "false"),
-                ("session.timeout.ms", SESSION_TIMEOUT_MS),
-                ("heartbeat.interval.ms", HEARTBEAT_INTERVAL_MS),
-                ("max.poll.interval.ms", MAX_POLL_INTERVAL_MS),
+                ("session.timeout.ms", &train.session_timeout_ms.to_string()),
+                ("heartbeat.interval.ms", &train.heartbeat_interval_ms.to_string()),
+                ("max.poll.interval.ms", &max_poll_interval_ms.to_string()),
             ],
         );
+        if !train.instance_id.is_empty() {
+            config.set("group.instance.id", &train.instance_id);
+        }
         let consumer: BaseConsumer<Member> =
-            config.create_with_context(Member::new(group, Mutex::default())).map_err(failed)?;
+            config.create_with_context(Member::new(group, Arc::default())).map_err(failed)?;
         consumer.subscribe(&[topic]).map_err(failed)?;
-        Ok(Self { consumer, group: group.to_owned(), topic: topic.to_owned() })
+        let (group, topic) = (group.to_owned(), topic.to_owned());
+        Ok(Self { consumer, group, topic, session_timeout_ms: train.session_timeout_ms })
+    }
+
+    /// A view of the ownership for another thread, which outlives it.
+    pub fn claim(&self) -> Claim {
+        Claim(Arc::clone(&self.consumer.context().state))
     }
 
     /// Serves the membership for up to `timeout` and says who owns the model now.
@@ -109,7 +144,7 @@ impl Ownership {
             None | Some(Ok(_)) => {}
             Some(Err(error)) => self.on_error(&error)?,
         }
-        let mut state = self.consumer.context().lock();
+        let mut state = lock(&self.consumer.context().state);
         if std::mem::take(&mut state.lost) {
             return Ok(Owned::Lost);
         }
@@ -120,10 +155,16 @@ impl Ownership {
         use RDKafkaErrorCode as Code;
         let (group, reason) = (self.group.clone(), error.to_string());
         match error.rdkafka_error_code() {
-            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => {
+            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic)
+                if metadata::is_missing(&self.consumer, &self.topic, REQUEST_TIMEOUT) =>
+            {
                 Err(OwnershipError::UnknownTopic { topic: self.topic.clone() })
             }
             Some(Code::FencedInstanceId | Code::Fenced) => Err(OwnershipError::Fenced { group, reason }),
+            Some(Code::InvalidSessionTimeout) => {
+                let session_timeout_ms = self.session_timeout_ms;
+                Err(OwnershipError::SessionTimeout { group, session_timeout_ms })
+            }
             Some(code) if is_access_refused(code) => Err(OwnershipError::AccessRefused { group, reason }),
             _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => {
                 Err(OwnershipError::Client { group, reason })
@@ -138,12 +179,21 @@ impl Ownership {
         }
     }
 
-    /// The membership under which the model is owned, for [`commit`]; `None` when it is not.
-    ///
-    /// [`commit`]: super::transaction::TransactionalProducer::commit
+    /// As [`Claim::group_metadata`].
     pub fn group_metadata(&self) -> Option<GroupMetadata> {
-        self.consumer.context().lock().generation.clone()
+        self.claim().group_metadata()
     }
+}
+
+impl Drop for Ownership {
+    fn drop(&mut self) {
+        lock(&self.consumer.context().state).generation = None;
+    }
+}
+
+/// The state is never left half changed, so that of a holder that panicked is whole.
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Debug, Default)]
@@ -154,7 +204,7 @@ struct State {
 }
 
 /// Takes assignments on the thread that polls.
-type Member = Context<Mutex<State>>;
+type Member = Context<Arc<Mutex<State>>>;
 
 impl ConsumerContext for Member {
     fn rebalance(
@@ -172,7 +222,7 @@ impl ConsumerContext for Member {
             tracing::error!(group = self.connection.client(), %error, "the assignment was not confirmed");
         }
         self.connection.note_up();
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         let assigned = event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         let owns = assigned && (partitions.count() > 0 || state.generation.is_some());
         state.lost |= state.generation.is_some() && !owns;

@@ -14,6 +14,7 @@ use crate::settings::{self, Partitioner};
 
 /// Why a record could not be queued or was not delivered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the message of each says what it is")]
 pub enum ProduceError {
     #[error("the producer cannot be made: {reason}")]
     Client { reason: String },
@@ -43,7 +44,9 @@ const TUNING: [(&str, &str); 6] = [
 /// Deliveries so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Delivered {
+    /// Records that the broker has.
     pub acknowledged: u64,
+    /// Records given up: never in the log, unless an acknowledgement was lost.
     pub failed: u64,
 }
 

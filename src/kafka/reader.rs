@@ -11,16 +11,17 @@ use std::time::{Duration, Instant};
 
 use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::Message;
 
 use super::client::{Context, client_config, is_access_refused, is_connection_trouble};
-use super::{Record, TopicNames, partition_list};
+use super::{Record, TopicNames, metadata, partition_list};
 use crate::settings;
 use crate::supervise::StopToken;
 
 /// Why a log could not be read.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the message of each says what it is")]
 pub enum ReadError {
     /// Retention or a trim has removed the offset, or the topic was deleted and made anew.
     #[error("offset {offset} of '{topic}' partition {partition} is gone: the log holds {low} up to {high}")]
@@ -131,6 +132,34 @@ impl LogReader {
         }
     }
 
+    /// Gives every committed record of an assigned partition below `end` to `each`, and perhaps some
+    /// behind it. False when nothing has come for `patience` before that: no broker can be reached,
+    /// or `end` is not stable yet.
+    ///
+    /// # Errors
+    /// As [`poll`](Self::poll).
+    pub fn read_up_to(
+        &self,
+        topic: &str,
+        partition: i32,
+        end: i64,
+        patience: Duration,
+        mut each: impl FnMut(Record),
+    ) -> Result<bool, ReadError> {
+        let mut heard_at = Instant::now();
+        while self.reached(topic, partition).is_none_or(|reached| reached < end) {
+            match self.next(CONTROL_SLICE.min(patience))? {
+                Polled::Record(record) => each(record),
+                // It may have waited in the queue while records came in behind it.
+                Polled::End => {}
+                Polled::Nothing if heard_at.elapsed() >= patience => return Ok(false),
+                Polled::Nothing => continue,
+            }
+            heard_at = Instant::now();
+        }
+        Ok(true)
+    }
+
     fn next(&self, timeout: Duration) -> Result<Polled, ReadError> {
         match self.consumer.poll(timeout) {
             None => Ok(Polled::Nothing),
@@ -148,15 +177,19 @@ impl LogReader {
     }
 
     fn on_error(&self, error: &KafkaError) -> Result<(), ReadError> {
-        use RDKafkaErrorCode as Code;
         match error.rdkafka_error_code() {
             Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => match self.gone_offset()? {
                 Some(gone) => Err(gone),
                 None => Err(client_error(&self.client, error)),
             },
-            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
-                Err(ReadError::UnknownTopic { topic: self.missing_topic() })
-            }
+            _ if metadata::is_unknown(error) => match self.missing_topic() {
+                Some(topic) => Err(ReadError::UnknownTopic { topic }),
+                None => {
+                    self.consumer.context().connection.note_down(&error.to_string());
+                    thread::sleep(PAUSE_ON_ERROR);
+                    Ok(())
+                }
+            },
             Some(code) if is_access_refused(code) => {
                 Err(ReadError::AccessRefused { client: self.client.clone(), reason: error.to_string() })
             }
@@ -188,13 +221,12 @@ impl LogReader {
         Ok(None)
     }
 
-    /// The first assigned topic that the cluster does not know, or all assigned topics.
-    fn missing_topic(&self) -> String {
+    /// The first assigned topic that is not there.
+    fn missing_topic(&self) -> Option<String> {
         let mut topics: Vec<&str> = self.assigned.iter().map(|(topic, ..)| &**topic).collect();
         topics.dedup();
-        let missing =
-            topics.iter().find(|topic| matches!(self.partitions(topic), Err(ReadError::UnknownTopic { .. })));
-        missing.map_or_else(|| topics.join("', '"), |topic| (*topic).to_owned())
+        let is_missing = |topic: &&str| metadata::is_missing(&self.consumer, topic, REQUEST_TIMEOUT);
+        topics.into_iter().find(is_missing).map(str::to_owned)
     }
 
     /// The offset behind the last record that [`poll`](Self::poll) gave; `None` before the first.
@@ -206,20 +238,31 @@ impl LogReader {
         }
     }
 
+    /// The position, which is where the partition was assigned before the first record.
+    fn reached(&self, topic: &str, partition: i32) -> Option<i64> {
+        let is_it =
+            |(assigned, number, _): &&(Arc<str>, i32, i64)| &**assigned == topic && *number == partition;
+        let (.., from) = self.assigned.iter().find(is_it)?;
+        Some(self.position(topic, partition).unwrap_or(*from))
+    }
+
     /// Stops fetching all assigned partitions of a topic. Records already fetched are let go and
     /// fetched again after [`resume`](Self::resume), so do not pause for moments.
     pub fn pause(&self, topic: &str) -> Result<(), ReadError> {
         self.set_paused(true, |assigned, _| assigned == topic)
     }
 
+    /// Ends a [`pause`](Self::pause): reads on where it stopped.
     pub fn resume(&self, topic: &str) -> Result<(), ReadError> {
         self.set_paused(false, |assigned, _| assigned == topic)
     }
 
+    /// [`pause`](Self::pause) for one assigned partition.
     pub fn pause_partition(&self, topic: &str, partition: i32) -> Result<(), ReadError> {
         self.set_paused(true, |assigned, number| assigned == topic && number == partition)
     }
 
+    /// [`resume`](Self::resume) for one assigned partition.
     pub fn resume_partition(&self, topic: &str, partition: i32) -> Result<(), ReadError> {
         self.set_paused(false, |assigned, number| assigned == topic && number == partition)
     }
@@ -238,21 +281,29 @@ impl LogReader {
     /// The first offset that the log holds, and its last stable offset: the one behind the last
     /// committed record or control record. Asks the broker; blocks for up to ten seconds.
     pub fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), ReadError> {
-        self.consumer
-            .fetch_watermarks(topic, partition, REQUEST_TIMEOUT)
-            .map_err(|error| question_failed(topic, &self.client, &error))
+        metadata::watermarks(&self.consumer, topic, partition, REQUEST_TIMEOUT)
+            .map_err(|error| self.question_failed(topic, &error))
     }
 
     /// The number of partitions of a topic. Asks a broker; blocks for up to ten seconds.
     pub fn partitions(&self, topic: &str) -> Result<i32, ReadError> {
-        let metadata = self
-            .consumer
-            .fetch_metadata(Some(topic), REQUEST_TIMEOUT)
-            .map_err(|error| question_failed(topic, &self.client, &error))?;
-        let count = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
-        match i32::try_from(count) {
+        match metadata::partition_count(&self.consumer, topic, REQUEST_TIMEOUT) {
             Ok(count) if count > 0 => Ok(count),
-            _ => Err(ReadError::UnknownTopic { topic: topic.to_owned() }),
+            Ok(_) => Err(self.question_failed(topic, &KafkaError::MetadataFetch(Code::UnknownTopic))),
+            Err(error) => Err(self.question_failed(topic, &error)),
+        }
+    }
+
+    fn question_failed(&self, topic: &str, error: &KafkaError) -> ReadError {
+        let (client, reason) = (self.client.clone(), error.to_string());
+        match error.rdkafka_error_code() {
+            _ if metadata::is_unknown(error)
+                && metadata::is_missing(&self.consumer, topic, REQUEST_TIMEOUT) =>
+            {
+                ReadError::UnknownTopic { topic: topic.to_owned() }
+            }
+            Some(code) if is_access_refused(code) => ReadError::AccessRefused { client, reason },
+            _ => ReadError::Unavailable { topic: topic.to_owned(), reason },
         }
     }
 }
@@ -261,24 +312,12 @@ fn client_error(client: &str, error: &KafkaError) -> ReadError {
     ReadError::Client { client: client.to_owned(), reason: error.to_string() }
 }
 
-fn question_failed(topic: &str, client: &str, error: &KafkaError) -> ReadError {
-    use RDKafkaErrorCode as Code;
-    match error.rdkafka_error_code() {
-        Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
-            ReadError::UnknownTopic { topic: topic.to_owned() }
-        }
-        Some(code) if is_access_refused(code) => {
-            ReadError::AccessRefused { client: client.to_owned(), reason: error.to_string() }
-        }
-        _ => ReadError::Unavailable { topic: topic.to_owned(), reason: error.to_string() },
-    }
-}
-
 /// Where a [`Reading`] begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum From {
     /// The first record that the log holds.
     Beginning,
+    /// This offset, which the log must hold or end at.
     Offset(i64),
 }
 
@@ -390,5 +429,8 @@ pub fn read_to_end(
     }
 }
 
+/// A poll passes over control records, which may be all that lies before an end, without coming
+/// back: the position, which moves with them, is looked at this often.
+const CONTROL_SLICE: Duration = Duration::from_millis(5);
 /// How often a reader to the end looks at the stop.
 const POLL_SLICE: Duration = Duration::from_millis(100);

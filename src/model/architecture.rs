@@ -6,9 +6,11 @@ use crate::settings::Settings;
 /// Everything that fixes names and shapes of the tensors and the meaning of the features.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Architecture {
+    /// What `features.schema_version` of a view must be to be read by it.
     pub schema_version: u32,
     /// Names of the dense features in the order of the log; D is their number.
     pub dense: Vec<String>,
+    /// In the order in which their embeddings are joined into the input.
     pub sparse: Vec<SparseTable>,
     /// d
     pub hidden_dim: usize,
@@ -20,6 +22,7 @@ pub struct Architecture {
     pub satisfaction_experts: usize,
     /// r
     pub lora_rank: usize,
+    /// h_lora is scaled by lora_alpha / r.
     pub lora_alpha: f64,
     /// Whether h_lora is added to the main path's hidden layer.
     pub inject_lora: bool,
@@ -30,13 +33,16 @@ pub struct Architecture {
 pub struct SparseTable {
     /// Field number in the log.
     pub field: u32,
+    /// Part of the tensor's name, `embeddings.<name>.weight`.
     pub name: String,
     /// row = id mod rows
     pub rows: usize,
+    /// Width of an embedding.
     pub dim: usize,
 }
 
 impl Architecture {
+    /// As `[features]` and `[model]` describe it.
     pub fn from_settings(settings: &Settings) -> Architecture {
         let model = &settings.model;
         let table = |field: &crate::settings::SparseField| SparseTable {
@@ -81,6 +87,7 @@ impl Architecture {
         }
     }
 
+    /// As a manifest states what it reads; [`from_manifest`](Self::from_manifest) undoes it.
     pub fn feature_schema(&self) -> v1::FeatureSchema {
         let field = |table: &SparseTable| v1::SparseField {
             field: table.field,
@@ -95,6 +102,7 @@ impl Architecture {
         }
     }
 
+    /// As a manifest states its sizes; [`from_manifest`](Self::from_manifest) undoes it.
     pub fn model_shape(&self) -> v1::ModelShape {
         v1::ModelShape {
             hidden_dim: self.hidden_dim as u32,

@@ -25,6 +25,7 @@ pub enum DropReason {
 }
 
 impl DropReason {
+    /// The value of metrics labels, and the reason of a skipped range in a manifest.
     pub fn as_str(self) -> &'static str {
         match self {
             DropReason::MissingFeatures => "missing_features",

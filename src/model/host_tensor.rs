@@ -7,9 +7,13 @@ use bytes::Bytes;
 /// Element types, spelled as safetensors spells them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dtype {
+    /// IEEE 754 single precision.
     F32,
+    /// IEEE 754 double precision.
     F64,
+    /// Two's complement: counters and positions of the training state.
     I64,
+    /// Bytes that mean something of their own, as a generator's state does.
     U8,
 }
 
@@ -42,28 +46,36 @@ impl Dtype {
 /// One named tensor: little-endian, row-major, `shape.product() * dtype.size()` bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostTensor {
+    /// The safetensors name; training state begins with `training.`.
     pub name: String,
+    /// Of every element.
     pub dtype: Dtype,
+    /// Sizes of the dimensions, outermost first.
     pub shape: Vec<usize>,
+    /// Cloning shares them.
     pub data: Bytes,
 }
 
 impl HostTensor {
+    /// An F64 tensor; `values` are as many as `shape` says.
     pub fn from_f64(name: impl Into<String>, shape: Vec<usize>, values: &[f64]) -> HostTensor {
         let data = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         HostTensor { name: name.into(), dtype: Dtype::F64, shape, data }
     }
 
+    /// An F32 tensor; `values` are as many as `shape` says.
     pub fn from_f32(name: impl Into<String>, shape: Vec<usize>, values: &[f32]) -> HostTensor {
         let data = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         HostTensor { name: name.into(), dtype: Dtype::F32, shape, data }
     }
 
+    /// An I64 vector.
     pub fn from_i64(name: impl Into<String>, values: &[i64]) -> HostTensor {
         let data = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         HostTensor { name: name.into(), dtype: Dtype::I64, shape: vec![values.len()], data }
     }
 
+    /// A U8 vector.
     pub fn from_u8(name: impl Into<String>, values: Vec<u8>) -> HostTensor {
         HostTensor { name: name.into(), dtype: Dtype::U8, shape: vec![values.len()], data: values.into() }
     }
@@ -105,7 +117,9 @@ impl HostTensor {
 #[derive(Debug, Default, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the tensors do not fit this model: {}", self.faults())]
 pub struct LoadError {
+    /// Names that the model has and the tensors have not.
     pub missing: Vec<String>,
+    /// Names that the tensors have and the model has not.
     pub extra: Vec<String>,
     /// One sentence per tensor: its name, what it is, what is expected.
     pub misshapen: Vec<String>,
@@ -178,6 +192,11 @@ impl TensorMap {
     /// [`take`](Self::take) of bytes.
     pub(crate) fn take_u8(&mut self, name: &str, length: Option<usize>) -> Option<Bytes> {
         Some(self.take(name, &[Dtype::U8], &[length])?.data)
+    }
+
+    /// Whether `name` is there and was not taken yet: for what older checkpoints do not have.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
     }
 
     /// The floating-point type of the parameters: that of `projection.weight`.

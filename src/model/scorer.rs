@@ -16,6 +16,7 @@ use super::{
 pub struct ScoreError {
     /// Position in the slice that was handed over.
     pub index: usize,
+    /// What is wrong with its features.
     pub reason: DropReason,
 }
 

@@ -13,6 +13,7 @@ use super::pages::PageError;
 
 /// Why a version was not published, or could not be loaded.
 #[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the message of each says what it is")]
 pub enum PublishError {
     #[error(transparent)]
     Manifest(#[from] ManifestError),
@@ -26,7 +27,7 @@ pub enum PublishError {
     Topics(#[from] TopicsError),
     #[error("no answer from '{topic}' about the page at offset {offset} within {seconds} s")]
     PageTimeout { topic: String, offset: i64, seconds: u64 },
-    #[error("model '{model}' is owned by another trainer now")]
+    #[error("model '{model}' is owned by another trainer now: restart to stand by")]
     NotOwned { model: String },
     #[error(
         "version {version} could not be committed in {attempts} attempts; the last was refused: {reason}"

@@ -18,9 +18,13 @@ use crate::model::{Dtype, HostTensor};
 
 use super::manifest;
 
+/// All serving tensors but LoRA.
 pub const MODEL: &str = "model.safetensors";
+/// LoRA, under PEFT's names.
 pub const ADAPTER: &str = "adapter_model.safetensors";
+/// PEFT's description of it: rank, alpha, the module it belongs to.
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";
+/// The manifest as the registry has it, in proto3's JSON mapping.
 pub const MANIFEST: &str = "manifest.json";
 
 const PEFT_PREFIX: &str = "base_model.model.";

@@ -37,9 +37,21 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub enum FollowEvent {
     /// `current` now points to this version.
-    Loaded { manifest: Arc<v1::Manifest>, pages_read: usize },
+    Loaded {
+        /// Of that version.
+        manifest: Arc<v1::Manifest>,
+        /// Pages that the version before did not have.
+        pages_read: usize,
+    },
     /// The version to follow could not be loaded; `current` is what it was.
-    Kept { current: Option<u64>, wanted: u64, reason: String },
+    Kept {
+        /// None before the first.
+        current: Option<u64>,
+        /// What `pin`, else `production`, points to.
+        wanted: u64,
+        /// What was off.
+        reason: String,
+    },
 }
 
 /// Follows `pin`, else `production`, of one model into one folder. Blocks; one thread owns it.

@@ -14,6 +14,7 @@ const MAX_PAGE_BYTES: u64 = 16 << 20;
 
 /// Why a manifest cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[allow(missing_docs, reason = "the message of each says what it is")]
 pub enum ManifestError {
     #[error("the manifest does not decode: {0}")]
     Undecodable(String),

@@ -7,22 +7,22 @@
 //! pointers in one transaction that the trainer's group membership fences. [`follower`] is the
 //! reading side, for rankers: it keeps the version it has whenever anything is off.
 
-pub mod commands;
-pub mod error;
+pub(crate) mod commands;
+pub(crate) mod error;
 pub mod files;
-pub mod folder;
-pub mod follower;
-pub mod gate;
-pub mod keep;
+pub(crate) mod folder;
+pub(crate) mod follower;
+pub(crate) mod gate;
+pub(crate) mod keep;
 pub mod manifest;
-pub mod page_reader;
-pub mod pages;
-pub mod publisher;
+pub(crate) mod page_reader;
+pub(crate) mod pages;
+pub(crate) mod publisher;
 pub mod registry;
 
+pub use error::PublishError;
 pub use follower::{FollowEvent, Follower};
 pub use publisher::{Candidate, Published, Publisher};
-pub use registry::Registry;
 
 /// Names of tensors below it are training state: in checkpoints only, never loaded by a follower.
 pub const TRAINING_PREFIX: &str = "training.";

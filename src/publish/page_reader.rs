@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::contract::v1;
-use crate::kafka::reader::LogReader;
+use crate::kafka::reader::{LogReader, ReadError};
 use crate::model::HostTensor;
 use crate::settings::Settings;
 
@@ -56,6 +56,16 @@ impl PageReader {
         // Else librdkafka would fetch all pages that follow into its queue.
         self.reader.assign(&[])?;
         Ok(contents)
+    }
+
+    /// The last stable offset of a topic of one partition. Between two reads this client fetches
+    /// nothing; on the connection of one that does, a broker answers only after the fetch that
+    /// waits there, up to half a second later.
+    ///
+    /// # Errors
+    /// As [`LogReader::watermarks`].
+    pub fn stable_end(&self, topic: &str) -> Result<i64, ReadError> {
+        self.reader.watermarks(topic, 0).map(|(_, end)| end)
     }
 
     fn record_at(&self, tensor: &str, offset: i64) -> Result<Bytes, PublishError> {

@@ -8,11 +8,11 @@ use prost::Message;
 
 use crate::contract::v1;
 use crate::kafka::topics::Admin;
-use crate::kafka::transaction::TransactionalProducer;
+use crate::kafka::transaction::{TransactionError, TransactionalProducer};
 use crate::kafka::{GroupMetadata, NextOffset, Outgoing};
 use crate::model::{Architecture, HostTensor};
 use crate::settings::Settings;
-use crate::supervise::StopToken;
+use crate::supervise::{StopToken, failpoint};
 use crate::telemetry::events::{PagesNotTrimmed, PublishAborted, VersionNotPromoted, VersionPublished};
 
 use super::error::PublishError;
@@ -34,21 +34,30 @@ const TRIM_RECORDS: i64 = 64;
 /// What is to be published: everything that the registry does not know by itself.
 #[derive(Debug, Clone)]
 pub struct Candidate {
+    /// Decides whether training state is among the tensors.
     pub kind: v1::VersionKind,
     /// The scoring tensors, and for a checkpoint the training state too.
     pub tensors: Vec<HostTensor>,
+    /// What it has learned of each input partition, and what it gave up since its parent (invariant 7).
     pub inputs: Vec<v1::LearnedRange>,
+    /// Greatest event time among the samples that it has learned, or that wait in its reservoir.
     pub event_time_watermark_ms: i64,
+    /// Steps since the model began.
     pub step: u64,
+    /// Since the model began.
     pub behavior_groups_learned: u64,
+    /// Since the model began, each counted at its first draw.
     pub preference_pairs_learned: u64,
+    /// Its figures on samples before it learned them.
     pub progressive: v1::ProgressiveMetrics,
 }
 
 /// What became of a candidate.
 #[derive(Debug, Clone)]
 pub struct Published {
+    /// As it was committed.
     pub manifest: Arc<v1::Manifest>,
+    /// Pages that no kept version had, and those of older versions that moved.
     pub pages_written: usize,
 }
 
@@ -82,6 +91,8 @@ struct Committed {
     relocated: Vec<v1::Manifest>,
     production: Option<v1::VersionPointer>,
     log_end: i64,
+    /// The offset behind the last record in the registry.
+    registry_end: i64,
 }
 
 impl Publisher {
@@ -118,11 +129,14 @@ impl Publisher {
         group: &dyn Fn() -> Option<GroupMetadata>,
     ) -> Result<Published, PublishError> {
         let started = Instant::now();
-        self.registry.poll_people()?;
+        let topic = self.settings.topics.registry(&self.settings.model.name);
+        self.registry.poll_people(|| self.pages.stable_end(&topic))?;
         let draft = self.draft(candidate)?;
         let committed = self.commit(&draft, group)?;
         let manifest = self.apply(&draft, committed);
+        failpoint("publish-before-trim");
         self.trim();
+        failpoint("publish-after-trim");
         let written: usize = draft.plan.writes.iter().map(|page| page.len()).sum();
         VersionPublished {
             version: manifest.version,
@@ -220,28 +234,50 @@ impl Publisher {
     ) -> Result<Committed, PublishError> {
         let mut reason = String::new();
         for _ in 0..ATTEMPTS {
-            match self.transact(draft, group) {
-                Err(PublishError::Transaction(error)) if error.must_abort() => {
-                    self.producer.abort()?;
-                    reason = error.to_string();
-                    PublishAborted { version: draft.manifest.version, reason: &reason }.emit();
-                    self.stop.wait(BETWEEN_ATTEMPTS);
-                }
+            let membership = group().ok_or_else(|| self.not_owned())?;
+            let error = match self.transact(draft, &membership) {
+                Err(PublishError::Transaction(error)) if error.must_abort() => error,
                 result => return result,
+            };
+            self.producer.abort()?;
+            reason = error.to_string();
+            PublishAborted { version: draft.manifest.version, reason: &reason }.emit();
+            match error {
+                TransactionError::GroupMoved { .. } => self.wait_for_another(&membership, group)?,
+                _ => _ = self.stop.wait(BETWEEN_ATTEMPTS),
             }
         }
         Err(PublishError::Attempts { version: draft.manifest.version, attempts: ATTEMPTS, reason })
     }
 
-    fn transact(
+    /// The broker has said that a membership is over. The member itself hears of it with its next
+    /// heartbeat: then it owns the model anew or not at all. One that hears nothing for as long as a
+    /// session lasts owns it no more.
+    fn wait_for_another(
         &self,
-        draft: &Draft,
+        refused: &GroupMetadata,
         group: &dyn Fn() -> Option<GroupMetadata>,
-    ) -> Result<Committed, PublishError> {
+    ) -> Result<(), PublishError> {
+        let began = Instant::now();
+        let session = Duration::from_millis(self.settings.train.session_timeout_ms);
+        while group().is_some_and(|membership| membership.is_same(refused)) {
+            if began.elapsed() >= session || self.stop.wait(BETWEEN_ATTEMPTS) {
+                return Err(self.not_owned());
+            }
+        }
+        Ok(())
+    }
+
+    fn not_owned(&self) -> PublishError {
+        PublishError::NotOwned { model: self.settings.model.name.clone() }
+    }
+
+    fn transact(&self, draft: &Draft, membership: &GroupMetadata) -> Result<Committed, PublishError> {
         let model = &self.settings.model.name;
-        let group = group().ok_or_else(|| PublishError::NotOwned { model: model.clone() })?;
         self.producer.begin()?;
+        failpoint("publish-before-pages");
         let offsets = self.deliver_pages(draft)?;
+        failpoint("publish-before-manifest");
         let manifest = v1::Manifest { tensors: draft.plan.placed(&offsets), ..draft.manifest.clone() };
         let relocated: Vec<_> = draft.relocations.iter().map(|moved| moved.placed(&offsets)).collect();
         let promoted = manifest.gate.as_ref().is_some_and(|gate| gate.promoted);
@@ -265,9 +301,11 @@ impl Publisher {
         // The position means nothing to anybody: with it the broker checks the membership.
         let next = written.last().map_or(0, |offset| offset + 1);
         let position = NextOffset { topic, partition: 0, offset: next, metadata: String::new() };
-        self.producer.commit(&[position], &group)?;
+        failpoint("publish-before-commit");
+        self.producer.commit(&[position], membership)?;
+        failpoint("publish-after-commit");
         let log_end = offsets.last().map_or(self.log_end, |offset| offset + 1);
-        Ok(Committed { manifest, relocated, production, log_end })
+        Ok(Committed { manifest, relocated, production, log_end, registry_end: next })
     }
 
     fn deliver_pages(&self, draft: &Draft) -> Result<Vec<i64>, PublishError> {
@@ -286,6 +324,7 @@ impl Publisher {
 
     /// What a reader of the registry sees from now on.
     fn apply(&mut self, draft: &Draft, committed: Committed) -> Arc<v1::Manifest> {
+        self.registry.wrote_below(committed.registry_end);
         let registry: &mut Registry = &mut self.registry.registry;
         for manifest in committed.relocated {
             registry.add(manifest);

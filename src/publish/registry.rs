@@ -8,14 +8,16 @@ use prost::Message;
 
 use crate::contract::v1;
 use crate::kafka::Record;
-use crate::kafka::reader::{From, LogReader, read_to_end};
+use crate::kafka::reader::{From, LogReader, ReadError, read_to_end};
 use crate::settings::Settings;
 use crate::supervise::StopToken;
 
 use super::error::PublishError;
 use super::manifest::{self, ManifestError};
 
+/// Key of the pointer that the gate moves.
 pub const PRODUCTION: &str = "production";
+/// Key of the pointer that a person sets.
 pub const PIN: &str = "pin";
 const VERSION_PREFIX: &str = "versions/";
 
@@ -27,6 +29,7 @@ pub fn version_key(version: u64) -> String {
 /// What a registry topic says, after the records applied so far. A clone shares the manifests.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Registry {
+    /// By number; each can be used.
     pub versions: BTreeMap<u64, Arc<v1::Manifest>>,
     /// Versions whose manifest cannot be used, and why.
     pub unusable: BTreeMap<u64, ManifestError>,
@@ -97,11 +100,19 @@ impl Registry {
     }
 }
 
+/// Without a record for this long the registry counts as read: no broker can be reached, and what
+/// comes after says so.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// A registry topic that is read on and on. Blocks; used by one thread.
 pub struct RegistryReader {
+    /// After the records read so far.
     pub registry: Registry,
     model: String,
+    topic: String,
     reader: LogReader,
+    /// The offset behind the last record that this process wrote itself.
+    written_below: i64,
 }
 
 impl RegistryReader {
@@ -116,7 +127,7 @@ impl RegistryReader {
         })?;
         let mut reader = LogReader::new(&settings.kafka, client)?;
         reader.assign(&[(&topic, 0, next)])?;
-        Ok(Self { registry, model, reader })
+        Ok(Self { registry, model, topic, reader, written_below: next })
     }
 
     /// Applies the next record, waiting for one at most `timeout`. False when there is none.
@@ -128,15 +139,41 @@ impl RegistryReader {
         Ok(record.is_some())
     }
 
-    /// Applies what people have written since: `pin`. The rest is the trainer's own writing, which
-    /// it knows already and in a newer state than the log shows it.
-    pub fn poll_people(&mut self) -> Result<(), PublishError> {
-        while let Some(record) = self.reader.poll(Duration::ZERO)? {
-            if record.key.as_deref() == Some(PIN.as_bytes()) {
-                apply(&mut self.registry, &self.model, &record);
+    /// This process has committed records of its own, the last of them before `offset`.
+    pub fn wrote_below(&mut self, offset: i64) {
+        self.written_below = offset;
+    }
+
+    /// Applies what people have written up to now: `pin`. The rest is the trainer's own writing,
+    /// which it knows already and in a newer state than the log shows it. `stable_end` asks for the
+    /// last stable offset of the registry; where no broker answers, what is there is applied.
+    ///
+    /// # Errors
+    /// The registry cannot be read any more.
+    pub fn poll_people(
+        &mut self,
+        stable_end: impl FnOnce() -> Result<i64, ReadError>,
+    ) -> Result<(), PublishError> {
+        // A commit returns before its records are stable, and until then what others wrote behind
+        // them is not either.
+        if self.read_people_up_to(self.written_below)? {
+            match stable_end() {
+                Ok(end) => _ = self.read_people_up_to(end)?,
+                Err(ReadError::Unavailable { .. }) => {}
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(())
+    }
+
+    fn read_people_up_to(&mut self, end: i64) -> Result<bool, PublishError> {
+        let Self { registry, model, topic, reader, .. } = self;
+        let each = |record: Record| {
+            if record.key.as_deref() == Some(PIN.as_bytes()) {
+                apply(registry, model, &record);
+            }
+        };
+        Ok(reader.read_up_to(topic, 0, end, PATIENCE, each)?)
     }
 }
 

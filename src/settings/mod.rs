@@ -3,6 +3,8 @@
 //! [`Settings`] from [`load`] have passed every check, so the stages take them at their word. The
 //! meaning of each key stands beside its default in `default.toml`.
 
+#![allow(missing_docs, reason = "default.toml says what each setting means")]
+
 mod check;
 mod fault;
 mod load;
@@ -22,6 +24,7 @@ pub use show::show;
 /// The defaults, which are also the list of the keys that exist.
 pub const DEFAULTS: &str = include_str!("default.toml");
 
+/// One field per section, one field of that per key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
@@ -246,6 +249,10 @@ pub struct Train {
     pub max_bad_batches: u32,
     pub queued_samples: usize,
     pub gap: Gap,
+    pub instance_id: String,
+    pub session_timeout_ms: u64,
+    pub heartbeat_interval_ms: u64,
+    pub hang_timeout_ms: u64,
 }
 
 /// The form of L_DPO.

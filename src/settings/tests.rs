@@ -179,6 +179,9 @@ fn relations_between_settings_are_checked() {
         (&["telemetry.log_filter=easq=loud"], "telemetry.log_filter"),
         (&["input.start=yesterday"], "input.start"),
         (&["train.device=gpu"], "train.device"),
+        (&["train.heartbeat_interval_ms=4000"], "train.heartbeat_interval_ms"),
+        (&["train.session_timeout_ms=5000"], "train.heartbeat_interval_ms"),
+        (&["train.hang_timeout_ms=999"], "train.hang_timeout_ms"),
         (&["features.schema_version=5000000000"], "features.schema_version"),
     ] {
         assert_eq!(only_fault(texts).0, key, "{texts:?}");

@@ -9,12 +9,19 @@ use crate::settings::{self, Preset};
 /// Everything that decides what the world does: two equal configurations give equal bytes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct WorldConfig {
+    /// Everything random follows from it.
     pub seed: u64,
+    /// People who watch, each with a taste, an activity and a susceptibility to clickbait.
     pub users: usize,
+    /// Half of them are there from the beginning.
     pub videos: usize,
+    /// Each video has one, who decides how good and how sensational it tends to be.
     pub authors: usize,
+    /// Each video lies near one in the space of tastes.
     pub topics: usize,
+    /// Places where videos are shown.
     pub scenarios: usize,
+    /// What behavior and satisfaction disagree on, and whether tastes change half-way.
     pub preset: Preset,
     /// Share of triggered views that are shown the questionnaire.
     pub exposure: f64,
@@ -37,8 +44,11 @@ pub struct WorldConfig {
 #[derive(Debug, Error, PartialEq)]
 #[error("{key} = {value}: must be {allowed}")]
 pub struct WorldError {
+    /// The field of [`WorldConfig`].
     pub key: &'static str,
+    /// What it was.
     pub value: String,
+    /// In words.
     pub allowed: &'static str,
 }
 

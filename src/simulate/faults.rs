@@ -60,7 +60,9 @@ impl FaultRates {
 /// One of the two inputs of the joiner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Input {
+    /// Views: `topics.behavior`.
     Behavior,
+    /// Answers: `topics.responses`.
     Responses,
 }
 
@@ -74,6 +76,7 @@ pub enum Fault {
     Late,
     /// An answer to a view that never was.
     Orphan,
+    /// A copy of a true record that no joiner can use.
     Malformed(Defect),
 }
 
@@ -94,15 +97,19 @@ impl Fault {
 pub struct Delivery {
     /// Event time at which the record reaches the log, Unix milliseconds.
     pub arrived_ms: i64,
+    /// The topic that it is for.
     pub input: Input,
+    /// What view and answer share, in a malformed record that of the one it was made from.
     pub impression_id: String,
     /// The user.
     pub key: Bytes,
+    /// An encoded view or answer, or what a fault made of it.
     pub payload: Option<Bytes>,
     /// `None`: the one that the partitioner gives the key.
     pub partition: Option<i32>,
     /// When what the record tells has happened.
     pub event_time_ms: i64,
+    /// `None`: as the world gave it.
     pub fault: Option<Fault>,
     /// Of the views of the world.
     pub truth: Option<ViewTruth>,
@@ -129,7 +136,9 @@ impl Delivery {
 /// How the log that the records are for is cut into partitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Partitioning {
+    /// Of either topic.
     pub partitions: i32,
+    /// By which producers choose a partition by the key.
     pub partitioner: Partitioner,
 }
 

@@ -24,12 +24,19 @@ const FOREIGN_KEY: &[u8] = b"somebody else";
 /// What is wrong with a malformed record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Defect {
+    /// A record without a value.
     Empty,
+    /// Bytes that are no message.
     Undecodable,
+    /// More than `input.max_record_bytes` in one record.
     OversizedRecord,
+    /// The id that view and answer would meet by is empty.
     MissingImpressionId,
+    /// That id has a byte more than the contract takes.
     OversizedImpressionId,
+    /// The id that decides the partition is empty.
     MissingUserId,
+    /// The event time is 0.
     NoEventTime,
     /// The event time is an hour after the record's own timestamp.
     TimeAhead,
@@ -37,10 +44,15 @@ pub enum Defect {
     WrongPartition,
     /// The key is not the user.
     ForeignKey,
+    /// A response whose answer is unspecified.
     NoAnswer,
+    /// A view of a request that was served after the view had ended.
     RequestAfterEvent,
+    /// Features of a schema version that the model does not have.
     WrongSchema,
+    /// One dense feature too many.
     WrongDenseLength,
+    /// A view with two sets of features.
     FeaturesTwice,
 }
 

@@ -22,17 +22,17 @@ mod truth;
 mod views;
 mod world;
 
-pub use args::{Args, Plan, RecordTime, parse_duration};
 pub use config::{WorldConfig, WorldError};
 pub use faults::{Deliveries, Delivery, Fault, FaultRates, Input, Partitioning};
 pub use malformed::Defect;
-pub use pace::Pace;
-pub use produce::{ProduceOptions, Produced, produce};
-pub use progress::Progress;
-pub use run::{SimulateError, run};
-pub use stream::{Arrival, Event, SimulatedView, Stream, ViewTruth};
-pub use truth::TruthFile;
-pub use world::{HELD_OUT_NEGATIVES, HeldOutList, World};
+pub use stream::ViewTruth;
+pub use world::World;
+
+pub(crate) use args::{Args, RecordTime, parse_duration};
+pub(crate) use produce::{ProduceOptions, Produced, produce};
+pub(crate) use progress::Progress;
+pub(crate) use run::{SimulateError, run};
+pub(crate) use world::HeldOutList;
 
 #[cfg(test)]
 mod tests;

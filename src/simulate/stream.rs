@@ -61,6 +61,7 @@ pub struct ViewTruth {
     pub triggered: bool,
     /// The questionnaire was shown.
     pub exposed: bool,
+    /// And the user gave an answer.
     pub answered: bool,
 }
 

@@ -79,17 +79,18 @@ impl World {
         Ok(world)
     }
 
+    /// What it was made from.
     pub fn config(&self) -> &WorldConfig {
         &self.config
     }
 
     /// The whole stream of both topics in the order of arrival.
-    pub fn events(&self) -> Stream<'_> {
+    pub(crate) fn events(&self) -> Stream<'_> {
         Stream::new(self)
     }
 
     /// `count` held-out lists. The first lists are the same whatever the count.
-    pub fn held_out_lists(&self, count: usize) -> Vec<HeldOutList> {
+    pub(crate) fn held_out_lists(&self, count: usize) -> Vec<HeldOutList> {
         let mut rng = generator(self.config.seed, Purpose::HeldOut);
         let mut lists = Vec::with_capacity(count);
         // A world without contrast has no lists: give up rather than search for ever.

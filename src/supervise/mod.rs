@@ -8,6 +8,8 @@
 //! ([`Supervisor::thread`]); the asynchronous runtime serves HTTP and signals, and nothing on it
 //! ever waits for them.
 
+mod beat;
+mod failpoint;
 mod stop;
 
 use std::error::Error;
@@ -21,14 +23,16 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+pub use beat::{Beat, BeatWatch};
+pub use failpoint::failpoint;
 pub use stop::StopToken;
 
 /// Any error of a task; its type is kept, so that a caller can ask for it by downcast.
-pub type TaskError = Box<dyn Error + Send + Sync>;
+pub(crate) type TaskError = Box<dyn Error + Send + Sync>;
 
 /// When a task is asked to stop: a stage is asked once the one before it has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stage {
+pub(crate) enum Stage {
     /// What the program exists for.
     Work,
     /// What makes the work visible, so that the drain can still be watched.
@@ -39,7 +43,7 @@ const STAGES: [Stage; 2] = [Stage::Work, Stage::Endpoints];
 
 /// What it means when a task returns without an error and without having been asked to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// It should have gone on: [`SuperviseError::EndedEarly`].
     Service,
     /// It has done what there was to do; everything else is stopped, in order.
@@ -48,7 +52,7 @@ pub enum Kind {
 
 /// Why a supervised group did not end as it should.
 #[derive(Debug, thiserror::Error)]
-pub enum SuperviseError {
+pub(crate) enum SuperviseError {
     #[error("{task} failed")]
     Failed { task: String, source: TaskError },
     #[error("{task} panicked: {message}")]
@@ -90,7 +94,7 @@ struct Member {
 
 /// Owns a group of threads and tasks from their start to their end. Made and joined inside a
 /// tokio runtime.
-pub struct Supervisor {
+pub(crate) struct Supervisor {
     /// The request to stop as a whole, from outside or from the first failure.
     stop: StopToken,
     /// The request to stop as each stage gets it.

@@ -24,10 +24,12 @@ struct Inner {
 }
 
 impl StopToken {
+    /// A request that nobody has made yet.
     pub fn new() -> Self {
         Self::default()
     }
 
+    /// Whether any clone has been [stopped](Self::stop).
     pub fn is_stopped(&self) -> bool {
         self.inner.token.is_cancelled()
     }

@@ -32,6 +32,7 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
 /// After a failed accept (descriptors exhausted), so that the loop does not spin.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
+/// The endpoints cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     #[error(

@@ -9,6 +9,7 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 use crate::settings::{LogFormat, Telemetry};
 
+/// Logging cannot begin.
 #[derive(Debug, thiserror::Error)]
 pub enum LoggingError {
     #[error("telemetry.log_filter = {filter:?} is not a filter such as \"info,easq::joiner=debug\"")]
@@ -17,12 +18,8 @@ pub enum LoggingError {
     Twice(#[from] TryInitError),
 }
 
-/// Whether `filter` can be used as `telemetry.log_filter`.
-///
-/// # Errors
-/// The reason in the words of the filter's parser.
-pub fn check_filter(filter: &str) -> Result<(), ParseError> {
-    EnvFilter::try_new(filter).map(drop)
+fn parse_filter(filter: &str) -> Result<EnvFilter, LoggingError> {
+    EnvFilter::try_new(filter).map_err(|source| LoggingError::Filter { filter: filter.to_owned(), source })
 }
 
 /// Sends log lines and the messages of panics to stderr, for the rest of the process.
@@ -30,8 +27,7 @@ pub fn check_filter(filter: &str) -> Result<(), ParseError> {
 /// # Errors
 /// A filter that cannot be read, or a second call.
 pub fn init_logging(settings: &Telemetry) -> Result<(), LoggingError> {
-    let filter = EnvFilter::try_new(&settings.log_filter)
-        .map_err(|source| LoggingError::Filter { filter: settings.log_filter.clone(), source })?;
+    let filter = parse_filter(&settings.log_filter)?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -61,7 +57,8 @@ mod tests {
 
     #[test]
     fn a_filter_with_an_unknown_level_is_refused() {
-        assert!(check_filter("info,easq::joiner=debug").is_ok());
-        assert!(check_filter("easq=loud").is_err());
+        assert!(parse_filter("info,easq::joiner=debug").is_ok());
+        let error = parse_filter("easq=loud").expect_err("no such level").to_string();
+        assert!(error.contains("telemetry.log_filter = \"easq=loud\""), "{error}");
     }
 }

@@ -4,13 +4,13 @@
 //! and moves the metrics together, so that the two cannot disagree. Raw metric macros are refused
 //! elsewhere (`clippy.toml`). Every metric stands in the one table of [`names`].
 
-pub mod events;
+pub(crate) mod events;
 mod http;
 mod logging;
 pub mod names;
-pub mod partitions;
+pub(crate) mod partitions;
 mod recorder;
 
-pub use http::{ServeError, serve};
-pub use logging::{LoggingError, check_filter, init_logging};
-pub use recorder::{Metrics, RecorderError, install_recorder};
+pub(crate) use http::serve;
+pub(crate) use logging::init_logging;
+pub(crate) use recorder::{Metrics, install_recorder};

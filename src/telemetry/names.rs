@@ -6,8 +6,11 @@
 /// How a metric behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
+    /// Only rises, from 0 at the start of the process or of what it counts.
     Counter,
+    /// A value of now.
     Gauge,
+    /// How often values fell into each of fixed ranges.
     Histogram,
 }
 
@@ -22,11 +25,16 @@ impl Kind {
     }
 }
 
+/// A row of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Metric {
+    /// With prefix and unit.
     pub name: &'static str,
+    /// Decides what a query may do with it.
     pub kind: Kind,
+    /// Names of the labels, in the order of README's table.
     pub labels: &'static [&'static str],
+    /// What `# HELP` says in the text format.
     pub help: &'static str,
 }
 

@@ -17,6 +17,7 @@ pub(super) const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 const SECONDS_BUCKETS: [f64; 17] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
 
+/// Counting cannot begin: something else in this process counts already.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot install the metrics recorder")]
 pub struct RecorderError(#[from] BuildError);

@@ -42,14 +42,6 @@ impl<T> MicroBatcher<T> {
         self.opened_at = None;
         std::mem::take(&mut self.items)
     }
-
-    pub fn len(&self) -> usize {
-        self.items.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.items.is_empty()
-    }
 }
 
 #[cfg(test)]

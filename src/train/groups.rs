@@ -17,6 +17,8 @@ pub(super) struct MainBatch<'a> {
     /// Which of the two behavior prefers: 1 left, -1 right, 0 neither by more than the margin.
     pub(super) preferred: Vec<i8>,
     pub(super) dropped: BTreeMap<DropReason, usize>,
+    /// Positions among the given groups of those that have nothing to compare.
+    pub(super) too_small: Vec<usize>,
 }
 
 impl<'a> MainBatch<'a> {
@@ -26,13 +28,22 @@ impl<'a> MainBatch<'a> {
         groups: &'a [BehaviorGroup],
     ) -> MainBatch<'a> {
         let mut batch = MainBatch::default();
-        for group in groups {
-            batch.add(architecture, reward, group);
+        for (position, group) in groups.iter().enumerate() {
+            if !batch.add(architecture, reward, group) {
+                *batch.dropped.entry(DropReason::GroupTooSmall).or_default() += 1;
+                batch.too_small.push(position);
+            }
         }
         batch
     }
 
-    fn add(&mut self, architecture: &Architecture, settings: &settings::Reward, group: &'a BehaviorGroup) {
+    /// False when fewer than two of the group's views are usable.
+    fn add(
+        &mut self,
+        architecture: &Architecture,
+        settings: &settings::Reward,
+        group: &'a BehaviorGroup,
+    ) -> bool {
         let mut usable = Vec::with_capacity(group.views.len());
         for view in &group.views {
             match usable_view(architecture, settings, view) {
@@ -41,8 +52,7 @@ impl<'a> MainBatch<'a> {
             }
         }
         if usable.len() < 2 {
-            *self.dropped.entry(DropReason::GroupTooSmall).or_default() += 1;
-            return;
+            return false;
         }
         let first = self.views.len();
         self.groups += 1;
@@ -54,6 +64,7 @@ impl<'a> MainBatch<'a> {
                 self.preferred.push(preferred(left - right, settings.margin));
             }
         }
+        true
     }
 
     pub(super) fn behavior_pairs(&self) -> usize {
@@ -121,9 +132,10 @@ mod tests {
         let mut infinite = vec![0.5; 16];
         infinite[3] = f32::INFINITY;
         let views = vec![view(vec![0.5; 16], 0), view(infinite, 0), view(vec![0.5; 15], 0)];
-        let groups = [BehaviorGroup { views, ..Default::default() }];
+        let good = BehaviorGroup { views: vec![view(vec![0.5; 16], 0); 2], ..Default::default() };
+        let groups = [good, BehaviorGroup { views, ..Default::default() }];
         let batch = MainBatch::new(&architecture, &settings.reward, &groups);
-        assert_eq!((batch.groups, batch.views.len()), (0, 0));
+        assert_eq!((batch.groups, batch.views.len(), batch.too_small), (1, 2, vec![1]));
         let expected = [DropReason::DenseLength, DropReason::NonFiniteFeature, DropReason::GroupTooSmall]
             .map(|r| (r, 1));
         assert_eq!(batch.dropped, BTreeMap::from(expected));

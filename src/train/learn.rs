@@ -15,8 +15,11 @@ use super::optimizer::MainGradients;
 /// One of the three losses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loss {
+    /// L_main: behavior pairs of the main path.
     Main,
+    /// L_satis: preference pairs of the satisfaction path.
     Satisfaction,
+    /// L_DPO: the main path by what the satisfaction path says.
     Dpo,
 }
 

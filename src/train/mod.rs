@@ -3,8 +3,9 @@
 //!
 //! [`Trainer`] is a state machine without I/O and without a clock. It belongs to one thread.
 
-pub mod batch;
+pub(crate) mod batch;
 mod device;
+mod exit;
 mod groups;
 mod learn;
 mod optimizer;
@@ -15,10 +16,11 @@ mod state;
 mod trainer;
 
 pub use crate::model::DropReason;
+pub use exit::end_process;
 pub use learn::Loss;
-pub use report::{BadBatch, Offered, StepReport};
+pub use report::{BadBatch, Offered, PairSource, StepReport};
 pub use state::behavior_only_tensors;
 pub use trainer::{TrainError, Trainer};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -11,6 +11,8 @@ use rand_chacha::ChaCha8Rng;
 use crate::contract::v1::Features;
 use crate::model::{HostTensor, TensorMap};
 
+use super::report::PairSource;
+
 /// How often a pair may be drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reuse {
@@ -35,12 +37,14 @@ impl Reuse {
 pub(super) struct StoredPair {
     pub(super) chosen: Features,
     pub(super) rejected: Features,
+    /// None only for a pair from a checkpoint that did not keep it.
+    source: Option<PairSource>,
     uses: u32,
 }
 
 impl StoredPair {
-    pub(super) fn new(chosen: Features, rejected: Features) -> StoredPair {
-        StoredPair { chosen, rejected, uses: 0 }
+    pub(super) fn new(chosen: Features, rejected: Features, source: PairSource) -> StoredPair {
+        StoredPair { chosen, rejected, source: Some(source), uses: 0 }
     }
 }
 
@@ -55,7 +59,7 @@ pub(super) struct Reservoir {
     /// So many pairs at the front have been drawn.
     used: usize,
     arrived: u64,
-    /// Pairs that have been drawn at least once.
+    /// Pairs drawn at least once, but for those [lost](Reservoir::lose).
     learned: u64,
     rng: ChaCha8Rng,
 }
@@ -127,6 +131,16 @@ impl Reservoir {
         Draw { positions, new }
     }
 
+    /// Takes out the pairs that the last [`draw`](Self::draw), which is `draw`, drew for the first
+    /// time: nothing was learned from them, and what named them as passed over must stay true. Their
+    /// sources, None where it is not known.
+    pub(super) fn lose(&mut self, draw: &Draw) -> Vec<Option<PairSource>> {
+        let new = self.used - draw.new..self.used;
+        self.used = new.start;
+        self.learned -= draw.new as u64;
+        self.pairs.drain(new).map(|pair| pair.source).collect()
+    }
+
     /// Features of drawn pairs: the chosen views, then the rejected ones in the same order.
     pub(super) fn views(&self, draw: &Draw) -> Vec<&Features> {
         let chosen = draw.positions.iter().map(|&position| &self.pairs[position].chosen);
@@ -151,6 +165,7 @@ impl Reservoir {
             }
         }
         let uses: Vec<i64> = self.pairs.iter().map(|pair| pair.uses.into()).collect();
+        let sources: Vec<i64> = self.pairs.iter().flat_map(|pair| saved_source(pair.source)).collect();
         let mut rng = self.rng.get_seed().to_vec();
         rng.extend(self.rng.get_stream().to_le_bytes());
         rng.extend(self.rng.get_word_pos().to_le_bytes());
@@ -158,6 +173,7 @@ impl Reservoir {
             HostTensor::from_i64(COUNTS, &[self.arrived as i64, self.learned as i64]),
             HostTensor::from_u8(RECORDS, records),
             HostTensor::from_u8(RNG, rng),
+            HostTensor::from_i64(SOURCES, &sources),
             HostTensor::from_i64(USES, &uses),
         ]
     }
@@ -172,15 +188,21 @@ impl Reservoir {
         let counts = tensors.take_i64(COUNTS, Some(2));
         let records = tensors.take_u8(RECORDS, None);
         let rng = tensors.take_u8(RNG, Some(56));
-        let (counts, mut records, rng) = (counts?, records?, rng?);
-        let uses = tensors.take_i64(USES, None)?;
-        for &uses in &uses {
+        let uses = tensors.take_i64(USES, None);
+        let (counts, mut records, rng, uses) = (counts?, records?, rng?, uses?);
+        // Older checkpoints lack it; all else goes on from them as it did.
+        let sources = match tensors.has(SOURCES) {
+            true => tensors.take_i64(SOURCES, Some(2 * uses.len()))?,
+            false => vec![NO_SOURCE; 2 * uses.len()],
+        };
+        for (&uses, &source) in uses.iter().zip(sources.as_chunks().0) {
             let mut next = || Features::decode_length_delimited(&mut records).ok().filter(&usable);
             let Some((chosen, rejected)) = next().and_then(|chosen| Some((chosen, next()?))) else {
                 tensors.fault(format!("{RECORDS} does not hold the views of {USES} for this model"));
                 return None;
             };
-            self.pairs.push_back(StoredPair { chosen, rejected, uses: uses as u32 });
+            let source = loaded_source(source);
+            self.pairs.push_back(StoredPair { chosen, rejected, source, uses: uses as u32 });
         }
         self.used = uses.iter().take_while(|uses| **uses > 0).count();
         [self.arrived, self.learned] = [counts[0] as u64, counts[1] as u64];
@@ -194,7 +216,21 @@ impl Reservoir {
 const COUNTS: &str = "training.reservoir.counts";
 const RECORDS: &str = "training.reservoir.records";
 const RNG: &str = "training.reservoir.rng";
+/// Partition and offset of each pair in turn.
+const SOURCES: &str = "training.reservoir.sources";
 const USES: &str = "training.reservoir.uses";
+
+/// Stands for both where the source is not known; neither is ever negative.
+const NO_SOURCE: i64 = -1;
+
+fn saved_source(source: Option<PairSource>) -> [i64; 2] {
+    source.map_or([NO_SOURCE; 2], |source| [source.partition.into(), source.offset])
+}
+
+fn loaded_source([partition, offset]: [i64; 2]) -> Option<PairSource> {
+    let partition = i32::try_from(partition).ok().filter(|partition| *partition >= 0)?;
+    Some(PairSource { partition, offset })
+}
 
 #[cfg(test)]
 mod tests {
@@ -202,7 +238,11 @@ mod tests {
 
     fn pair(id: u64) -> StoredPair {
         let view = |value| Features { dense: vec![value], ..Default::default() };
-        StoredPair::new(view(id as f32), view(-(id as f32)))
+        StoredPair::new(view(id as f32), view(-(id as f32)), source(id))
+    }
+
+    fn source(id: u64) -> PairSource {
+        PairSource { partition: (id % 2) as i32, offset: 10 * id as i64 }
     }
 
     fn filled(pairs: u64, capacity: usize, reuse: Reuse) -> Reservoir {
@@ -264,6 +304,38 @@ mod tests {
     }
 
     #[test]
+    fn what_a_lost_draw_drew_for_the_first_time_is_never_drawn_again() {
+        let mut reservoir = filled(6, 64, Reuse::Fixed(3));
+        assert_eq!(reservoir.draw().new, 4);
+        let draw = reservoir.draw();
+        assert_eq!((draw.new, draw.positions.len()), (2, 4), "two of them were learned before");
+        assert_eq!(reservoir.lose(&draw), [4, 5].map(|id| Some(source(id))));
+        assert_eq!((reservoir.learned(), reservoir.counts()), (4, (0, 4)));
+        (6..10).for_each(|id| reservoir.push(pair(id)));
+        assert_eq!(reservoir.draw(), Draw { positions: vec![4, 5, 6, 7], new: 4 });
+        assert_eq!(reservoir.pairs[4].source, Some(source(6)));
+    }
+
+    #[test]
+    fn a_checkpoint_from_before_sources_were_kept_is_gone_on_with() {
+        let mut reservoir = filled(6, 64, Reuse::Fixed(3));
+        let mut tensors = reservoir.save();
+        tensors.retain(|tensor| tensor.name != SOURCES);
+        let empty = Reservoir::new(64, 4, Reuse::Fixed(3), 7);
+        let mut restored = empty.load(&mut TensorMap::new(tensors), |_| true).expect("it fits");
+        restored.push(pair(6));
+        let draws = [restored.draw(), restored.draw()];
+        assert_eq!(
+            draws,
+            [reservoir.draw(), {
+                reservoir.push(pair(6));
+                reservoir.draw()
+            }]
+        );
+        assert_eq!(restored.lose(&draws[1]), [None, None, Some(source(6))]);
+    }
+
+    #[test]
     fn a_saved_reservoir_draws_on_as_if_never_saved() {
         let mut reservoir = filled(40, 64, Reuse::Auto);
         (0..9).for_each(|_| drop(reservoir.draw()));
@@ -271,6 +343,7 @@ mod tests {
         let empty = Reservoir::new(64, 4, Reuse::Auto, 7);
         let mut restored = empty.load(&mut tensors, |_| true).expect("what was saved fits");
         tensors.finish().expect("nothing is left over");
+        assert_eq!(restored.pairs, reservoir.pairs);
         for _ in 0..30 {
             assert_eq!(restored.draw(), reservoir.draw());
         }

@@ -4,9 +4,9 @@ use crate::contract::v1::{
 use crate::model::{Architecture, DropReason, HostTensor, Scorer};
 use crate::settings::{Dpo, Settings};
 
-use super::{Offered, Trainer, behavior_only_tensors};
+use super::{Offered, PairSource, Trainer, behavior_only_tensors};
 
-fn settings(dpo: Dpo) -> Settings {
+pub(crate) fn settings(dpo: Dpo) -> Settings {
     let mut settings = Settings::default();
     settings.train.device = "cpu".into();
     settings.train.dpo = dpo;
@@ -35,7 +35,7 @@ fn satisfaction(features: &Features) -> f32 {
     features.dense[0] - features.dense[1]
 }
 
-fn group(index: u64) -> BehaviorGroup {
+pub(crate) fn group(index: u64) -> BehaviorGroup {
     let view = |i| {
         let features = features(8 * index + i);
         let mut engagement = Engagement::default();
@@ -49,7 +49,7 @@ fn groups(step: u64) -> Vec<BehaviorGroup> {
     (0..16).map(|i| group(16 * step + i)).collect()
 }
 
-fn pair(index: u64) -> PreferencePair {
+pub(crate) fn pair(index: u64) -> PreferencePair {
     let mut views = [features(1_000_000 + 2 * index), features(1_000_001 + 2 * index)];
     views.sort_by(|a, b| satisfaction(b).total_cmp(&satisfaction(a)));
     let [chosen, rejected] = views.map(|features| {
@@ -57,6 +57,14 @@ fn pair(index: u64) -> PreferencePair {
         Some(LabelledView { view: Some(view), ..Default::default() })
     });
     PreferencePair { chosen, rejected, ..Default::default() }
+}
+
+fn source(index: u64) -> PairSource {
+    PairSource { partition: 0, offset: index as i64 }
+}
+
+fn offer(trainer: &mut Trainer, index: u64) -> Offered {
+    trainer.offer_pair(&pair(index), source(index))
 }
 
 fn checkpoint(trainer: &Trainer) -> Vec<HostTensor> {
@@ -73,7 +81,7 @@ fn learned(trainer: &Trainer) -> Vec<HostTensor> {
 }
 
 /// The model's main head with every gate closed, so that all its scores are 0.
-fn with_dead_gates(settings: &Settings) -> Trainer {
+pub(crate) fn with_dead_gates(settings: &Settings) -> Trainer {
     let mut tensors = checkpoint(&Trainer::new(settings).unwrap());
     let bias = tensors.iter_mut().find(|tensor| tensor.name == "main.gate.bias").unwrap();
     *bias = HostTensor::from_f32("main.gate.bias", vec![4], &[-1000.0; 4]);
@@ -95,7 +103,7 @@ fn learning_improves_the_ranking_and_answers_turn_it_towards_satisfaction() {
     let mut trainer = Trainer::new(&settings).unwrap();
     for step in 0..250 {
         for index in 0..4 {
-            trainer.offer_pair(&pair(4 * step + index));
+            offer(&mut trainer, 4 * step + index);
         }
         trainer.step(&groups(step)).unwrap();
     }
@@ -123,13 +131,13 @@ fn a_full_reservoir_refuses_pairs_until_a_step_has_used_some() {
     let mut settings = settings(Dpo::Live);
     settings.train.reservoir_pairs = 32;
     let mut trainer = Trainer::new(&settings).unwrap();
-    assert!((0..32).all(|index| trainer.offer_pair(&pair(index)) == Offered::Taken));
+    assert!((0..32).all(|index| offer(&mut trainer, index) == Offered::Taken));
     let before = checkpoint(&trainer);
     assert!(trainer.is_full());
-    assert_eq!(trainer.offer_pair(&pair(32)), Offered::Full);
+    assert_eq!(offer(&mut trainer, 32), Offered::Full);
     assert_eq!(before, checkpoint(&trainer), "a refused pair leaves no trace");
     assert_eq!(trainer.step(&[]).unwrap().drawn_new_pairs, 16);
-    assert_eq!(trainer.offer_pair(&pair(32)), Offered::Taken);
+    assert_eq!(offer(&mut trainer, 32), Offered::Taken);
     assert_eq!(trainer.preference_pairs_learned(), 16);
 }
 
@@ -148,9 +156,9 @@ fn what_is_not_finite_is_dropped_and_counted() {
     let mut bad_pair = pair(0);
     let view = bad_pair.rejected.as_mut().and_then(|labelled| labelled.view.as_mut()).unwrap();
     view.features.as_mut().unwrap().dense[0] = f32::INFINITY;
-    assert_eq!(trainer.offer_pair(&bad_pair), Offered::Dropped(DropReason::NonFiniteFeature));
+    assert_eq!(trainer.offer_pair(&bad_pair, source(0)), Offered::Dropped(DropReason::NonFiniteFeature));
     bad_pair.rejected = None;
-    assert_eq!(trainer.offer_pair(&bad_pair), Offered::Dropped(DropReason::IncompletePair));
+    assert_eq!(trainer.offer_pair(&bad_pair, source(0)), Offered::Dropped(DropReason::IncompletePair));
     assert_eq!(trainer.progressive().preference_pairs, 0);
 }
 
@@ -160,11 +168,13 @@ fn a_step_that_is_not_finite_changes_nothing_but_what_was_drawn() {
     // The formula as printed: log(ŷ⁺/ŷ⁻) does not exist where both are 0.
     settings.train.dpo_offset = 0.0;
     let mut trainer = with_dead_gates(&settings);
-    (0..16).for_each(|index| assert_eq!(trainer.offer_pair(&pair(index)), Offered::Taken));
+    (0..16).for_each(|index| assert_eq!(offer(&mut trainer, index), Offered::Taken));
     let before = learned(&trainer);
     assert!(before.iter().all(HostTensor::is_finite));
     let bad = trainer.step(&groups(0)).unwrap_err();
     assert_eq!((bad.what, bad.groups, bad.drawn_pairs), ("L_DPO", 16, 16));
+    assert_eq!((bad.lost_pairs, trainer.preference_pairs_learned()), ((0..16).map(source).collect(), 0));
+    assert_eq!(trainer.reservoir_pairs(), (0, 0), "what is named as lost is not learned later");
     assert_eq!(learned(&trainer), before);
     assert_eq!(trainer.steps(), 0);
     trainer.step(&groups(0)).unwrap();
@@ -177,12 +187,12 @@ fn the_offset_of_dpo_keeps_dead_gates_harmless_and_living_ones_alive() {
     let mut dead = with_dead_gates(&settings);
     let mut alive = Trainer::new(&settings).unwrap();
     for index in 0..16 {
-        dead.offer_pair(&pair(index));
+        offer(&mut dead, index);
     }
     assert!(dead.step(&groups(0)).unwrap().loss_dpo.unwrap().is_finite());
     for step in 0..200 {
         for index in 0..16 {
-            alive.offer_pair(&pair(16 * step + index));
+            offer(&mut alive, 16 * step + index);
         }
         let report = alive.step(&groups(step)).unwrap();
         assert!(report.all_gates_dead < 0.05, "step {step}: {}", report.all_gates_dead);
@@ -193,7 +203,7 @@ fn the_offset_of_dpo_keeps_dead_gates_harmless_and_living_ones_alive() {
 fn the_live_form_waits_for_the_first_draw() {
     let mut trainer = Trainer::new(&settings(Dpo::Live)).unwrap();
     assert_eq!(trainer.step(&groups(0)).unwrap().loss_dpo, None);
-    (0..16).for_each(|index| assert_eq!(trainer.offer_pair(&pair(index)), Offered::Taken));
+    (0..16).for_each(|index| assert_eq!(offer(&mut trainer, index), Offered::Taken));
     let report = trainer.step(&groups(1)).unwrap();
     assert!(report.loss_dpo.is_some() && report.satisfaction_mean.is_some());
 }

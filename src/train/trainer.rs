@@ -14,11 +14,12 @@ use super::groups::MainBatch;
 use super::learn::{Batch, Forward, Gradients, Loss, Objective, Readback, TwinForward, score_pair};
 use super::optimizer::{Adam, MainGradients, MainOptimizer};
 use super::progressive::{RunningMean, Window};
-use super::report::{BadBatch, Offered, StepReport};
+use super::report::{BadBatch, Offered, PairSource, StepReport};
 use super::reservoir::{Reservoir, StoredPair};
 
 /// The trainer cannot be made.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the message of each says what it is")]
 pub enum TrainError {
     #[error("train.device = \"{value}\": {problem}")]
     Device { value: String, problem: String },
@@ -86,7 +87,8 @@ impl Trainer {
     }
 
     /// Scores a first-seen pair for the progressive figures, then puts it into the reservoir.
-    pub fn offer_pair(&mut self, pair: &v1::PreferencePair) -> Offered {
+    /// `source` says where it lies, and comes back in a [`BadBatch`] that loses it.
+    pub fn offer_pair(&mut self, pair: &v1::PreferencePair, source: PairSource) -> Offered {
         let (chosen, rejected) = match self.pair_features(pair) {
             Ok(views) => views,
             Err(reason) => return Offered::Dropped(reason),
@@ -99,7 +101,7 @@ impl Trainer {
         let views = views.upload(self.placement.kind(), self.placement.device);
         let [model, twin] = score_pair(&self.model, &self.twin, &views);
         self.preference.push(model.0 - model.1, twin.0 - twin.1);
-        self.reservoir.push(StoredPair::new(chosen.clone(), rejected.clone()));
+        self.reservoir.push(StoredPair::new(chosen.clone(), rejected.clone(), source));
         Offered::Taken
     }
 
@@ -124,7 +126,7 @@ impl Trainer {
     /// groups only the drawn pairs are learned.
     ///
     /// # Errors
-    /// [`BadBatch`]: skipped whole, the samples of this batch are not learned.
+    /// [`BadBatch`]: skipped whole; these groups, and the pairs that it names, are not learned.
     pub fn step(&mut self, groups: &[v1::BehaviorGroup]) -> Result<StepReport, BadBatch> {
         let main = MainBatch::new(&self.architecture, &self.reward, groups);
         let mut normalizer = self.normalizer.clone();
@@ -139,10 +141,13 @@ impl Trainer {
         let twin = TwinForward::new(&self.twin, &batch);
         let results = Results::fetch(&forward, &gradients, twin.as_ref());
         if let Some(what) = results.non_finite() {
+            let lost = self.reservoir.lose(&draw);
             return Err(BadBatch {
                 what,
                 groups: main.groups,
                 drawn_pairs: draw.positions.len(),
+                lost_pairs_without_source: lost.iter().filter(|source| source.is_none()).count(),
+                lost_pairs: lost.into_iter().flatten().collect(),
                 dropped: main.dropped,
             });
         }
@@ -163,6 +168,7 @@ impl Trainer {
         };
         (report.behavior_wins, report.behavior_only_wins) = self.count_wins(&main, &results);
         report.dropped = main.dropped;
+        report.too_small = main.too_small;
         results.describe(&mut report);
         for (mean, loss) in self.losses.iter_mut().zip(results.losses) {
             mean.push(loss);
@@ -224,11 +230,12 @@ impl Trainer {
         self.steps
     }
 
+    /// Usable groups of all good steps since the model began.
     pub fn behavior_groups_learned(&self) -> u64 {
         self.groups_learned
     }
 
-    /// Distinct pairs that have been drawn at least once.
+    /// Distinct pairs that a step has learned.
     pub fn preference_pairs_learned(&self) -> u64 {
         self.reservoir.learned()
     }
@@ -238,6 +245,7 @@ impl Trainer {
         self.reservoir.counts()
     }
 
+    /// That of the settings, and of the checkpoint if it was restored from one.
     pub fn architecture(&self) -> &Architecture {
         &self.architecture
     }

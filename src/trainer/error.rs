@@ -11,8 +11,17 @@ use crate::train::{BadBatch, TrainError};
 /// Why the trainer ended before it was asked to.
 #[derive(Debug, Error)]
 pub enum TrainerError {
-    #[error("another trainer of model '{model}' took over: restart to stand by")]
+    #[error("this process has lost model '{model}' to another trainer: restart to stand by")]
     Fenced { model: String },
+    #[error(
+        "training of model '{model}' has made no progress for {limit_ms} ms (train.hang_timeout_ms): the model is free \
+         for a trainer that stands by; restart, and look at train.device if it comes again; raise the setting if one \
+         step may take that long"
+    )]
+    Hung { model: String, limit_ms: u64 },
+    /// It goes on with what it does until the process ends; nothing of it can be committed.
+    #[error("{source}; what it was doing did not end within {seconds} s (joiner.drain_deadline_ms)")]
+    Left { source: Box<TrainerError>, seconds: u64 },
     #[error(transparent)]
     Ownership(#[from] OwnershipError),
     #[error(transparent)]
@@ -53,6 +62,7 @@ impl TrainerError {
     pub fn is_fenced(&self) -> bool {
         match self {
             Self::Fenced { .. } => true,
+            Self::Left { source, .. } => source.is_fenced(),
             Self::Ownership(error) => error.is_fenced(),
             Self::Transaction(error) => error.is_fenced(),
             Self::Publish(error) => error.is_fenced(),
@@ -69,6 +79,11 @@ impl TrainerError {
                     PublishError::Read(ReadError::Unavailable { .. }) | PublishError::PageTimeout { .. }
                 )
         )
+    }
+
+    /// Whether threads are left that cannot be ended: the process must end without waiting for them.
+    pub fn leaves_threads(&self) -> bool {
+        matches!(self, Self::Hung { .. } | Self::Left { .. })
     }
 
     /// Whether it only says that a stop came before the end of something.

@@ -1,16 +1,17 @@
 //! The loop of the one thread that owns libtorch.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, never, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, never, select};
 
 use crate::contract::v1::{self, VersionKind};
 use crate::publish::{Candidate, Published};
 use crate::settings::Settings;
-use crate::supervise::StopToken;
+use crate::supervise::{Beat, StopToken, failpoint};
 use crate::telemetry::events::{BatchPartsDropped, BatchSkipped, SampleDropped, StepTrained};
 use crate::train::batch::MicroBatcher;
-use crate::train::{DropReason, Offered, StepReport, Trainer};
+use crate::train::{BadBatch, DropReason, Offered, PairSource, StepReport, Trainer};
 
 use super::error::TrainerError;
 use super::input::{Arrival, What};
@@ -34,6 +35,8 @@ pub struct Connections {
     /// One version at a time is with the publisher.
     pub candidates: Sender<Candidate>,
     pub published: Receiver<Published>,
+    /// Moved by each turn, so that a step that never ends is noticed.
+    pub beat: Beat,
     /// Ask for a clean end: a checkpoint, then return.
     pub stop: StopToken,
     /// Something failed or the model is lost: return at once.
@@ -45,6 +48,8 @@ pub struct Learner {
     connections: Connections,
     trainer: Trainer,
     progress: Progress,
+    /// Where the sources of pairs lie.
+    pair_topic: Arc<str>,
     schedule: Schedule,
     batcher: MicroBatcher<Queued>,
     batch_age: Duration,
@@ -63,6 +68,7 @@ impl Learner {
             connections,
             trainer: learned.trainer,
             progress: learned.progress,
+            pair_topic: settings.topics.preference_pairs.as_str().into(),
             schedule: Schedule::new(
                 ms(publish.interval_ms),
                 ms(publish.checkpoint_interval_ms),
@@ -83,6 +89,7 @@ impl Learner {
     /// halt, without one.
     pub fn run(mut self) -> Result<(), TrainerError> {
         while !self.connections.stop.is_stopped() && !self.connections.halt.is_stopped() {
+            self.connections.beat.beat();
             if let Some(batch) = self.batcher.poll(Instant::now()) {
                 self.learn(batch)?;
             }
@@ -139,7 +146,7 @@ impl Learner {
             What::Undecodable { offset } => {
                 let open = self.batcher.close();
                 self.learn(open)?;
-                self.skip("group", &partition, offset);
+                self.drop_sample("group", &partition, offset, UNDECODABLE);
                 None
             }
             What::Gap { to_offset } => {
@@ -159,31 +166,27 @@ impl Learner {
         let Arrival { partition, what } = arrival;
         match what {
             What::Sample { offset, sample } => {
-                match self.trainer.offer_pair(&sample) {
-                    Offered::Taken => {}
-                    Offered::Dropped(reason) => SampleDropped {
-                        kind: "pair",
-                        reason: reason.as_str(),
-                        topic: &partition.topic,
-                        partition: partition.number,
-                        offset,
+                match self.trainer.offer_pair(&sample, PairSource { partition: partition.number, offset }) {
+                    Offered::Taken => {
+                        self.progress.learned(&partition, offset);
+                        self.saw(sample.event_time_ms);
+                        self.schedule.changed();
                     }
-                    .emit(),
+                    Offered::Dropped(reason) => {
+                        self.drop_sample("pair", &partition, offset, reason.as_str());
+                    }
                     Offered::Full => unreachable!("a pair is received only while the reservoir has room"),
                 }
-                self.progress.learned(&partition, offset);
-                self.saw(sample.event_time_ms);
-                self.schedule.changed();
             }
-            What::Undecodable { offset } => self.skip("pair", &partition, offset),
+            What::Undecodable { offset } => self.drop_sample("pair", &partition, offset, UNDECODABLE),
             What::Gap { to_offset } => self.pass_over(&partition, to_offset),
         }
     }
 
-    fn skip(&mut self, kind: &'static str, partition: &Partition, offset: i64) {
+    fn drop_sample(&mut self, kind: &'static str, partition: &Partition, offset: i64, reason: &'static str) {
         let (topic, number) = (&*partition.topic, partition.number);
-        SampleDropped { kind, reason: UNDECODABLE, topic, partition: number, offset }.emit();
-        self.progress.skipped(partition, offset, UNDECODABLE);
+        SampleDropped { kind, reason, topic, partition: number, offset }.emit();
+        self.progress.skipped(partition, offset, reason);
         self.schedule.changed();
     }
 
@@ -218,27 +221,43 @@ impl Learner {
             groups.push(group);
         }
         self.schedule.changed();
+        failpoint("train-step");
         match self.trainer.step(&groups) {
             Ok(report) => {
                 self.bad_batches = 0;
-                for (partition, offset) in &from {
-                    self.progress.learned(partition, *offset);
+                for (position, ((partition, offset), group)) in from.iter().zip(&groups).enumerate() {
+                    if report.too_small.contains(&position) {
+                        let reason = DropReason::GroupTooSmall.as_str();
+                        self.progress.skipped(partition, *offset, reason);
+                    } else {
+                        self.progress.learned(partition, *offset);
+                        self.saw(group.event_time_ms);
+                    }
                 }
-                groups.iter().for_each(|group| self.saw(group.event_time_ms));
                 self.report(&report, started.elapsed());
                 Ok(())
             }
             Err(bad) => {
                 self.bad_batches += 1;
-                for (partition, offset) in &from {
-                    self.progress.skipped(partition, *offset, BAD_BATCH);
-                }
+                self.pass_over_batch(&from, &bad);
                 BatchSkipped { reason: &bad.to_string(), in_a_row: self.bad_batches }.emit();
                 if self.bad_batches >= self.max_bad_batches {
                     return Err(TrainerError::BadBatches { count: self.bad_batches, last: bad });
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// Names everything that a bad batch takes out of training: its groups, and the pairs that it
+    /// was the first to draw. Those count as taken in since they arrived.
+    fn pass_over_batch(&mut self, groups: &[(Partition, i64)], bad: &BadBatch) {
+        for (partition, offset) in groups {
+            self.progress.skipped(partition, *offset, BAD_BATCH);
+        }
+        for pair in &bad.lost_pairs {
+            let partition = Partition { topic: self.pair_topic.clone(), number: pair.partition };
+            self.progress.lost(&partition, pair.offset, BAD_BATCH);
         }
     }
 
@@ -287,10 +306,18 @@ impl Learner {
     }
 
     fn wait_for_publisher(&mut self) {
-        if self.is_publishing && self.connections.published.recv().is_err() {
-            self.connections.halt.stop();
+        while self.is_publishing {
+            // Waiting for the brokers is no hang.
+            self.connections.beat.beat();
+            match self.connections.published.recv_timeout(SLICE) {
+                Ok(_) => self.is_publishing = false,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.is_publishing = false;
+                    self.connections.halt.stop();
+                }
+            }
         }
-        self.is_publishing = false;
     }
 
     fn report(&self, report: &StepReport, elapsed: Duration) {

@@ -20,15 +20,18 @@ pub struct Partition {
 struct Position {
     next_offset: i64,
     samples: u64,
+    /// In the order of their offsets, none touching another.
     skipped: Vec<v1::SkippedRange>,
     gaps: Vec<v1::SkippedRange>,
 }
 
 /// Where learning stands in every input partition.
 ///
-/// A record counts once a step has learned it (a group) or the reservoir holds it (a pair): what
-/// waits in an open micro-batch lies at `next_offset` or above it. Records of one partition are
-/// learned in the order of their offsets, so one number per partition says it all.
+/// A record counts as a sample once a step has learned it (a group) or the reservoir holds it (a
+/// pair): what waits in an open micro-batch lies at `next_offset` or above it. Records of one
+/// partition come in the order of their offsets, so below `next_offset` each is a sample, skipped,
+/// or in a gap: one of the three. A pair may still go from the first to the second, when the step
+/// that draws it for the first time fails: then it counts as a sample no more.
 #[derive(Debug, Clone, Default)]
 pub struct Progress {
     positions: BTreeMap<Partition, Position>,
@@ -79,6 +82,19 @@ impl Progress {
             self.ranges +=
                 usize::from(extend(&mut position.skipped, position.next_offset, offset + 1, reason));
             position.next_offset = position.next_offset.max(offset + 1);
+        }
+    }
+
+    /// The record at `offset`, [learned](Self::learned) in so far as the reservoir held it, has left
+    /// that without being learned. The version that is cut next names it as skipped, also where its
+    /// parent's offsets lie behind it already.
+    pub fn lost(&mut self, partition: &Partition, offset: i64, reason: &str) {
+        if let Some(position) = self.positions.get_mut(partition) {
+            position.samples = position.samples.saturating_sub(1);
+            let later = position.skipped.partition_point(|range| range.from_offset < offset);
+            let mut after = position.skipped.split_off(later);
+            self.ranges += usize::from(extend(&mut position.skipped, offset, offset + 1, reason));
+            position.skipped.append(&mut after);
         }
     }
 
@@ -180,6 +196,25 @@ mod tests {
         assert_eq!(cut[0].skipped, [range(1, 4, "bad"), range(5, 6, "bad"), range(6, 7, "worse")]);
         assert_eq!((cut[0].next_offset, cut[0].samples), (7, 2));
         assert!(progress.cut()[0].skipped.is_empty(), "its parent has named it");
+    }
+
+    #[test]
+    fn invariant_7_a_pair_that_the_reservoir_lost_is_skipped_and_no_sample_any_more() {
+        let mut progress = progress();
+        for offset in 0..8 {
+            match offset {
+                3 => progress.skipped(&partition(), offset, "bad"),
+                _ => progress.learned(&partition(), offset),
+            }
+        }
+        [2, 4, 5].iter().for_each(|&offset| progress.lost(&partition(), offset, "lost"));
+        let cut = progress.cut();
+        assert_eq!(cut[0].skipped, [range(2, 3, "lost"), range(3, 4, "bad"), range(4, 6, "lost")]);
+        assert_eq!((cut[0].next_offset, cut[0].samples), (8, 4));
+        progress.lost(&partition(), 7, "lost");
+        let cut = progress.cut();
+        assert_eq!(cut[0].skipped, [range(7, 8, "lost")], "by the version after the one that took it in");
+        assert_eq!((cut[0].next_offset, cut[0].samples), (8, 3));
     }
 
     #[test]

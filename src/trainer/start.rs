@@ -10,7 +10,7 @@ use crate::publish::error::PublishError;
 use crate::publish::page_reader::PageReader;
 use crate::publish::registry::RegistryReader;
 use crate::settings::Settings;
-use crate::supervise::StopToken;
+use crate::supervise::{StopToken, failpoint};
 use crate::telemetry::events::{TrainingBegins, TrainingDelayed};
 use crate::train::Trainer;
 
@@ -72,6 +72,7 @@ fn try_start(settings: &Settings, halt: &StopToken) -> Result<Started, TrainerEr
         return Err(PublishError::UnusableVersion { version, topic, reason: reason.clone() }.into());
     }
 
+    failpoint("train-load");
     let checkpoint = registry.registry.newest_checkpoint().cloned();
     let (trainer, mut progress) = match &checkpoint {
         Some(manifest) => {

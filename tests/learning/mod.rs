@@ -6,7 +6,7 @@ use easq::contract::v1::{
 };
 use easq::model::HostTensor;
 use easq::settings::{Dpo, Settings};
-use easq::train::Trainer;
+use easq::train::{PairSource, Trainer};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -84,6 +84,11 @@ pub fn pair(chosen: Features, rejected: Features) -> PreferencePair {
         Some(LabelledView { view: Some(view), ..Default::default() })
     };
     PreferencePair { chosen: labelled(chosen), rejected: labelled(rejected), ..Default::default() }
+}
+
+/// Where the pair that is offered as number `index` lies, as far as a trainer knows.
+pub fn source(index: usize) -> PairSource {
+    PairSource { partition: 0, offset: index as i64 }
 }
 
 /// All tensors of a checkpoint.

@@ -100,6 +100,16 @@ pub fn consumed_to_the_end(line: &Line, partitions: i32) {
     }
 }
 
+/// Whether that is so now.
+pub fn is_consumed_to_the_end(line: &Line, partitions: i32) -> bool {
+    let topics = inputs(line);
+    let mut each = topics.iter().flat_map(|(_, topic)| (0..partitions).map(move |number| (topic, number)));
+    each.all(|(topic, partition)| {
+        let (_, end) = line.kafka().watermarks(topic, partition);
+        end == 0 || committed(line, topic, partition).is_some_and(|state| state.next_offset >= end)
+    })
+}
+
 /// Messages of an output topic on the shared broker, in the order of partition and offset.
 pub fn messages<M: Message + Default>(topic: &str) -> Vec<M> {
     messages_on(Kafka::shared(), topic)

@@ -71,6 +71,13 @@ impl Easq {
         self.child.try_wait().expect("a child of this process").is_none()
     }
 
+    /// Whether it stands still after a SIGSTOP.
+    pub fn is_frozen(&self) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("a child of this process");
+        status.lines().any(|line| line.starts_with("State:") && line.contains('T'))
+    }
+
     /// SIGTERM: asks it to drain and leave.
     pub fn terminate(&self) {
         self.signal("TERM");

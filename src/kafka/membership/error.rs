@@ -27,11 +27,12 @@ pub enum MembershipError {
          joiner.instance_id runs, or the session was lost; a restart is right"
     )]
     Fenced { group: String, reason: String },
+    /// It passes by itself.
     #[error(
-        "no answer about {what} of group '{group}' within {waited_ms} ms ({reason}): the brokers are away, or \
-         the previous owner's transaction is pending, which ends within its transaction timeout"
+        "no answer yet about {what} of group '{group}' ({reason}): the brokers are away, or the previous owner's \
+         transaction is pending, which ends within its transaction timeout"
     )]
-    NoAnswer { what: String, group: String, waited_ms: u128, reason: String },
+    NoAnswer { what: String, group: String, reason: String },
     #[error(
         "not allowed to read '{what}' ({reason}): grant Read on the topic and the group, or correct [kafka]"
     )]

@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::Message;
-use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::context::FeedContext;
-use super::{Health, MembershipError, RETRY_PAUSE};
+use super::{Health, MembershipError, REQUEST_TIMEOUT, RETRY_PAUSE};
 use crate::kafka::client::is_access_refused;
-use crate::kafka::{Record, partition_list};
+use crate::kafka::{Record, metadata, partition_list};
 
 /// A seek is local work of librdkafka; it answers at once unless the client is shutting down.
 const SEEK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -138,6 +137,10 @@ impl Feed {
         match action(&error) {
             Action::Retry => {
                 self.consumer.context().logging.connection.note_down(&error.to_string());
+                if metadata::is_unknown(&error) {
+                    // What it says is of no matter: asking is what makes librdkafka look again.
+                    let _ = self.consumer.fetch_metadata(Some(&self.topic), REQUEST_TIMEOUT);
+                }
                 // With the brokers down, polls return at once, again and again.
                 thread::sleep(RETRY_PAUSE);
                 Ok(())
@@ -224,7 +227,7 @@ impl Feed {
         let end = match progress.asked_end {
             Some((asked, end)) if asked.elapsed() < END_KNOWN_FOR => end,
             _ => {
-                let bounds = self.consumer.fetch_watermarks(&self.topic, partition, END_TIMEOUT);
+                let bounds = metadata::watermarks(&self.consumer, &self.topic, partition, END_TIMEOUT);
                 let end = bounds.ok().map(|(_, end)| end);
                 progress.asked_end = Some((Instant::now(), end));
                 end
@@ -240,24 +243,19 @@ impl Feed {
 
     /// `None`: the brokers do not answer yet.
     pub(super) fn partition_count(&self, timeout: Duration) -> Result<Option<i32>, MembershipError> {
-        let Ok(metadata) = self.consumer.fetch_metadata(Some(&self.topic), timeout) else { return Ok(None) };
-        let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == &*self.topic) else {
-            return Ok(None);
-        };
-        let missing = || MembershipError::TopicMissing { topic: self.topic.to_string() };
-        match topic.error() {
-            Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) => Err(missing()),
-            Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) => {
+        match metadata::partition_count(&self.consumer, &self.topic, timeout) {
+            Ok(0) if metadata::is_missing(&self.consumer, &self.topic, timeout) => {
+                Err(MembershipError::TopicMissing { topic: self.topic.to_string() })
+            }
+            Ok(0) => Ok(None),
+            Ok(count) => Ok(Some(count)),
+            Err(error) if error.rdkafka_error_code().is_some_and(is_access_refused) => {
                 Err(MembershipError::NotAuthorized {
                     what: self.topic.to_string(),
-                    reason: "topic authorization failed".to_owned(),
+                    reason: error.to_string(),
                 })
             }
-            Some(_) => Ok(None),
-            None => match i32::try_from(topic.partitions().len()) {
-                Ok(count) if count > 0 => Ok(Some(count)),
-                _ => Err(missing()),
-            },
+            Err(_) => Ok(None),
         }
     }
 

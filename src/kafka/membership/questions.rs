@@ -7,11 +7,13 @@ use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::{
-    Bounds, Committed, CommittedPartition, Membership, MembershipError, REQUEST_TIMEOUT, RETRY_PAUSE,
+    Bounds, Committed, CommittedPartition, Membership, MembershipError, PATIENCE, REQUEST_TIMEOUT,
+    RETRY_PAUSE,
 };
 use crate::contract::Side;
 use crate::kafka::client::is_access_refused;
-use crate::kafka::partition_list;
+use crate::kafka::identity::{TopicId, topic_ids};
+use crate::kafka::{metadata, partition_list};
 use crate::supervise::StopToken;
 
 impl Membership {
@@ -20,7 +22,7 @@ impl Membership {
     /// or the assignment was lost meanwhile; answer the assignment with [`Membership::release`].
     ///
     /// # Errors
-    /// [`MembershipError::NoAnswer`] after half of `joiner.max_poll_interval_ms`.
+    /// [`MembershipError::NoAnswer`] after [`PATIENCE`]: poll, and ask again.
     pub fn committed(
         &self,
         partitions: &[i32],
@@ -61,7 +63,7 @@ impl Membership {
     /// stopped, or the assignment was lost, before the brokers answered.
     ///
     /// # Errors
-    /// The brokers do not answer within half of `joiner.max_poll_interval_ms`.
+    /// [`MembershipError::NoAnswer`] after [`PATIENCE`]: poll, and ask again.
     pub fn bounds(
         &self,
         topic: &str,
@@ -69,8 +71,21 @@ impl Membership {
         stop: &StopToken,
     ) -> Result<Option<Bounds>, MembershipError> {
         self.patiently(&format!("the offsets of '{topic}' partition {partition}"), stop, || {
-            let (low, end) = self.mirror.consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)?;
+            let (low, end) = metadata::watermarks(&self.mirror.consumer, topic, partition, REQUEST_TIMEOUT)?;
             Ok(Bounds { low, end })
+        })
+    }
+
+    /// The ids of both input topics, views first; `None` within for one that is not there, or where
+    /// the brokers give no ids. `None` and errors as [`Membership::bounds`].
+    ///
+    /// # Errors
+    /// As [`Membership::bounds`].
+    pub fn topic_ids(&self, stop: &StopToken) -> Result<Option<[Option<TopicId>; 2]>, MembershipError> {
+        self.patiently("the ids of the input topics", stop, || {
+            let topics = [&*self.mirror.topic, &*self.member.topic];
+            let mut ids = topic_ids(self.uncommitted.client(), &topics, REQUEST_TIMEOUT)?.into_iter();
+            Ok([ids.next().flatten(), ids.next().flatten()])
         })
     }
 
@@ -86,7 +101,7 @@ impl Membership {
         stop: &StopToken,
     ) -> Result<Option<i64>, MembershipError> {
         self.patiently(&format!("the end of '{topic}' partition {partition}"), stop, || {
-            Ok(self.uncommitted.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)?.1)
+            Ok(metadata::watermarks(&self.uncommitted, topic, partition, REQUEST_TIMEOUT)?.1)
         })
     }
 
@@ -108,7 +123,7 @@ impl Membership {
             let found = feed.consumer.offsets_for_times(asked, REQUEST_TIMEOUT)?;
             match found.find_partition(&feed.topic, partition).map(|element| element.offset()) {
                 Some(Offset::Offset(offset)) => Ok(offset),
-                _ => Ok(feed.consumer.fetch_watermarks(&feed.topic, partition, REQUEST_TIMEOUT)?.1),
+                _ => Ok(metadata::watermarks(&feed.consumer, &feed.topic, partition, REQUEST_TIMEOUT)?.1),
             }
         })
     }
@@ -135,12 +150,13 @@ impl Membership {
             if let Some(error) = self.refusal(what, &reason) {
                 return Err(error);
             }
-            if begun.elapsed() > self.patience() {
+            if begun.elapsed() > PATIENCE {
+                let reason = reason.to_string();
+                self.member.consumer.context().logging.connection.note_down(&reason);
                 return Err(MembershipError::NoAnswer {
                     what: what.to_owned(),
                     group: self.group.clone(),
-                    waited_ms: begun.elapsed().as_millis(),
-                    reason: reason.to_string(),
+                    reason,
                 });
             }
             stop.wait(RETRY_PAUSE);

@@ -18,7 +18,9 @@ use crate::settings::Settings;
 /// One thing about a topic that would lose records or stop a stage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
+    /// Its name in this cluster.
     pub topic: String,
+    /// What is there, what is needed, and what happens else.
     pub problem: String,
     /// What a person does about it, as a command where one exists.
     pub remedy: String,
@@ -32,6 +34,7 @@ impl fmt::Display for Finding {
 
 /// Why topics could not be created or checked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the message of each says what it is")]
 pub enum TopicsError {
     #[error("no client for administration: {reason}")]
     Client { reason: String },
@@ -63,7 +66,9 @@ pub struct CreateOptions {
 /// What became of one topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Created {
+    /// Its name in this cluster.
     pub topic: String,
+    /// As many as it has now, also where it existed before.
     pub partitions: i32,
     /// False when it existed before; then it is left as it is, see [`check`].
     pub created: bool,

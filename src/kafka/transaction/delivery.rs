@@ -54,7 +54,6 @@ fn is_refused_for_good(code: RDKafkaErrorCode) -> bool {
             Code::MessageSizeTooLarge
                 | Code::MessageBatchTooLarge
                 | Code::UnknownTopic
-                | Code::UnknownPartition
                 | Code::UnknownTopicOrPartition
                 | Code::InvalidTopic
                 | Code::InvalidRecord

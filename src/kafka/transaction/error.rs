@@ -1,9 +1,10 @@
 //! How a transactional call can fail, and what librdkafka's word on it asks for.
 
-use rdkafka::error::RDKafkaError;
+use rdkafka::error::{RDKafkaError, RDKafkaErrorCode};
 
 /// Why a transactional call did not succeed. Retriable errors never come this far.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the message of each says what it is")]
 pub enum TransactionError {
     /// The session of this transactional id is over: another process has taken it, or the broker
     /// gave it up because a transaction stayed open too long. Drop the producer without another
@@ -17,11 +18,14 @@ pub enum TransactionError {
     /// the committed offsets and build it anew.
     #[error("the transaction of '{transactional_id}' must be aborted after {call}: {reason}")]
     MustAbort { transactional_id: String, call: &'static str, reason: String },
+    /// As [`MustAbort`](Self::MustAbort), because the group has moved on since the membership of
+    /// this commit was captured: only a newer one can commit.
+    #[error("the transaction of '{transactional_id}' must be aborted, its group has moved on: {reason}")]
+    GroupMoved { transactional_id: String, reason: String },
     /// Neither a retry nor an abort helps: a mistake in the settings, missing rights, or a defect.
     #[error("{call} failed for transactional id '{transactional_id}': {reason}")]
     Fatal { transactional_id: String, call: &'static str, reason: String },
-    /// A stop was asked for while the call waited for the brokers. Nothing was committed; the work
-    /// is done again after the next start.
+    /// A stop was asked for while the call waited for the brokers, before any transaction began.
     #[error("stopped while {call} of transactional id '{transactional_id}' waited for the brokers")]
     Stopped { transactional_id: String, call: &'static str },
 }
@@ -39,8 +43,17 @@ impl TransactionError {
 
     /// True when [`TransactionalProducer::abort`](super::TransactionalProducer::abort) and a rewind make it good.
     pub fn must_abort(&self) -> bool {
-        matches!(self, Self::MustAbort { .. })
+        matches!(self, Self::MustAbort { .. } | Self::GroupMoved { .. })
     }
+}
+
+/// Errors that say that a membership is over.
+pub(super) fn is_of_group(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code,
+        Code::UnknownMemberId | Code::IllegalGeneration | Code::FencedInstanceId | Code::RebalanceInProgress
+    )
 }
 
 /// What librdkafka says about a failed transactional call.

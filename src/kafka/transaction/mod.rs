@@ -11,6 +11,7 @@ mod delivery;
 mod error;
 
 use std::sync::{Mutex, MutexGuard};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::Offset;
@@ -20,12 +21,12 @@ use rdkafka::util::Timeout;
 
 use delivery::{Deliveries, DeliveryContext, NO_SLOT, UNKNOWN_OFFSET};
 pub use error::TransactionError;
-use error::{Facts, Verdict};
+use error::{Facts, Verdict, is_of_group};
 
 use super::client::{client_config, is_access_refused};
 use super::{GroupMetadata, MAX_METADATA_BYTES, NextOffset, Outgoing, partition_list};
 use crate::settings;
-use crate::supervise::StopToken;
+use crate::supervise::{StopToken, failpoint};
 
 /// `init_transactions` goes on in the background between calls, so that it alone can be waited for
 /// in slices, with a look at the stop; every other call waits for its outcome.
@@ -36,6 +37,10 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 const QUEUE_POLL: Duration = Duration::from_millis(5);
 
 const TUNING: [(&str, &str); 7] = [
+    // A request to a coordinator that loses its way while brokers change places is tried again only when
+    // the state of a connection changes, and `send_offsets_to_transaction` waits for it without end:
+    // a connection that nothing happens on is closed, which is such a change.
+    ("connections.max.idle.ms", "10000"),
     ("linger.ms", "5"),
     ("batch.size", "131072"),
     ("compression.type", "lz4"),
@@ -43,10 +48,6 @@ const TUNING: [(&str, &str); 7] = [
     ("queue.buffering.max.kbytes", "131072"),
     // The broker decides what is too large (`max.message.bytes` of the topic), not the client.
     ("message.max.bytes", "8388608"),
-    // librdkafka (issues 5456 and 5511) waits without an end for a coordinator that has left the
-    // cluster, until the connection to any other broker changes. The idle ones are closed for that:
-    // in time, since the transaction timeout is longer.
-    ("connections.max.idle.ms", "10000"),
 ];
 
 /// One transactional id's producer. One transaction at a time, driven by one thread.
@@ -61,7 +62,10 @@ impl TransactionalProducer {
     /// A producer that has not contacted a broker yet.
     ///
     /// `timeout` is the transaction timeout: an outage longer than this ends in
-    /// [`TransactionError::Fenced`]. `stop` ends waiting for brokers.
+    /// [`TransactionError::Fenced`]. `stop` ends waiting for brokers in [`init`](Self::init) alone:
+    /// from then on a transaction may be open, and given up neither committed nor aborted it would
+    /// hold back its readers for up to the transaction timeout. Who asks for the stop bounds what
+    /// comes after it.
     ///
     /// # Errors
     /// [`TransactionError::Fatal`] when librdkafka refuses the properties.
@@ -95,7 +99,13 @@ impl TransactionalProducer {
     /// Takes over the transactional id: fences its previous owner and aborts what that left open.
     /// Waits for the brokers until the stop.
     pub fn init(&self) -> Result<(), TransactionError> {
-        self.retrying("init_transactions", || self.producer.init_transactions(INIT_SLICE))?;
+        const CALL: &str = "init_transactions";
+        while !self.attempt(CALL, || self.producer.init_transactions(INIT_SLICE))? {
+            if self.stop.wait(RETRY_PAUSE) {
+                let transactional_id = self.transactional_id.clone();
+                return Err(TransactionError::Stopped { transactional_id, call: CALL });
+            }
+        }
         self.producer.context().connection.note_up();
         Ok(())
     }
@@ -143,6 +153,7 @@ impl TransactionalProducer {
     pub fn commit(&self, next: &[NextOffset], group: &GroupMetadata) -> Result<(), TransactionError> {
         self.check_metadata(next)?;
         self.flush("commit")?;
+        failpoint("transaction-before-offsets");
         self.retrying("send_offsets_to_transaction", || {
             let positions =
                 next.iter().map(|next| (&*next.topic, next.partition, Offset::Offset(next.offset)));
@@ -154,6 +165,7 @@ impl TransactionalProducer {
             }
             self.producer.send_offsets_to_transaction(&list, group.native(), Timeout::Never)
         })?;
+        failpoint("transaction-before-end");
         self.retrying("commit_transaction", || self.producer.commit_transaction(Timeout::Never))
     }
 
@@ -184,9 +196,6 @@ impl TransactionalProducer {
             };
             if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
                 return Err(self.refused(record, &error));
-            }
-            if self.stop.is_stopped() {
-                return Err(self.stopped(CALL));
             }
             if full_since.get_or_insert_with(Instant::now).elapsed() >= self.timeout {
                 return Err(self.must_abort(CALL, "the queue stayed full for the transaction timeout".into()));
@@ -260,23 +269,35 @@ impl TransactionalProducer {
         call: &'static str,
         run: impl Fn() -> KafkaResult<()>,
     ) -> Result<(), TransactionError> {
-        loop {
-            let error = match run() {
-                Ok(()) => return Ok(()),
-                Err(KafkaError::Transaction(error)) => error,
-                Err(other) => return Err(self.fatal(call, other.to_string())),
-            };
-            let reason = format!("{} ({})", error.string(), error.name());
-            match Facts::of(&error).verdict() {
-                Verdict::Over => return Err(self.ended(call, error.code(), reason)),
-                Verdict::Abort => return Err(self.must_abort(call, reason)),
-                Verdict::Fatal => return Err(self.fatal(call, reason)),
-                Verdict::Retry => {
-                    tracing::debug!(transactional_id = self.transactional_id, call, reason, "trying again");
-                    if self.stop.wait(RETRY_PAUSE) {
-                        return Err(self.stopped(call));
-                    }
-                }
+        while !self.attempt(call, &run)? {
+            thread::sleep(RETRY_PAUSE);
+        }
+        Ok(())
+    }
+
+    /// Makes a transactional call once; false when the same call is to be made again.
+    fn attempt(
+        &self,
+        call: &'static str,
+        run: impl Fn() -> KafkaResult<()>,
+    ) -> Result<bool, TransactionError> {
+        let error = match run() {
+            Ok(()) => return Ok(true),
+            Err(KafkaError::Transaction(error)) => error,
+            Err(other) => return Err(self.fatal(call, other.to_string())),
+        };
+        let reason = format!("{} ({})", error.string(), error.name());
+        match Facts::of(&error).verdict() {
+            Verdict::Over => Err(self.ended(call, error.code(), reason)),
+            Verdict::Abort if is_of_group(error.code()) => {
+                let transactional_id = self.transactional_id.clone();
+                Err(TransactionError::GroupMoved { transactional_id, reason })
+            }
+            Verdict::Abort => Err(self.must_abort(call, reason)),
+            Verdict::Fatal => Err(self.fatal(call, reason)),
+            Verdict::Retry => {
+                tracing::debug!(transactional_id = self.transactional_id, call, reason, "trying again");
+                Ok(false)
             }
         }
     }
@@ -302,9 +323,5 @@ impl TransactionalProducer {
 
     fn fatal(&self, call: &'static str, reason: String) -> TransactionError {
         TransactionError::Fatal { transactional_id: self.transactional_id.clone(), call, reason }
-    }
-
-    fn stopped(&self, call: &'static str) -> TransactionError {
-        TransactionError::Stopped { transactional_id: self.transactional_id.clone(), call }
     }
 }

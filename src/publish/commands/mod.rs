@@ -11,7 +11,7 @@ use crate::model::{LoadError, ScoreError};
 use super::error::PublishError;
 
 pub use follow::{FollowArgs, follow};
-pub use list::{ListArgs, ModelCommand, ShowArgs, model};
+pub use list::{ModelCommand, model};
 pub use score::{ScoreArgs, score};
 
 /// Why one of these commands could not do what it was asked.

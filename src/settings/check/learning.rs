@@ -3,6 +3,8 @@
 use super::Findings;
 use crate::settings::{Dpo, Settings, SparseField, Switch};
 
+const MIN_HANG_TIMEOUT_MS: u64 = 1_000;
+
 pub(super) fn features(settings: &Settings, findings: &mut Findings) {
     let features = &settings.features;
     findings.distinct(&features.dense, "features.dense");
@@ -74,6 +76,9 @@ pub(super) fn train(settings: &Settings, findings: &mut Findings) {
     findings.positive(train.progressive_pairs, "train.progressive_pairs");
     findings.positive(train.max_bad_batches, "train.max_bad_batches");
     findings.positive(train.queued_samples, "train.queued_samples");
+    findings.session("train", train.session_timeout_ms, train.heartbeat_interval_ms);
+    let problem = format!("must be at least {MIN_HANG_TIMEOUT_MS}: a step on a busy machine is no hang");
+    findings.require(train.hang_timeout_ms >= MIN_HANG_TIMEOUT_MS, "train.hang_timeout_ms", problem);
 }
 
 fn reservoir(settings: &Settings, findings: &mut Findings) {

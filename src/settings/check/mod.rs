@@ -10,6 +10,8 @@ use super::{PropertyFault, Settings};
 const MESSAGE_OVERHEAD_BYTES: usize = 16 * 1024;
 /// librdkafka's `message.max.bytes` where no property sets it; the broker's limit is a little more.
 const DEFAULT_MESSAGE_BYTES: usize = 1_000_000;
+/// Kafka's advice: three heartbeats must fit, or one lost packet ends a session.
+const HEARTBEATS_PER_SESSION: u64 = 3;
 /// The broker's own limit of a transaction's timeout (`transaction.max.timeout.ms`).
 const MAX_TRANSACTION_TIMEOUT_MS: u64 = 900_000;
 
@@ -71,6 +73,17 @@ impl Findings {
     fn distinct<T: PartialEq>(&mut self, values: &[T], key: &str) {
         let is_new = |(at, value): (usize, &T)| !values[..at].contains(value);
         self.require(values.iter().enumerate().all(is_new), key, "must not name anything twice");
+    }
+
+    /// A group membership's timeouts, in the section that sets them.
+    fn session(&mut self, section: &str, session_timeout_ms: u64, heartbeat_interval_ms: u64) {
+        let (session, heartbeat) =
+            (format!("{section}.session_timeout_ms"), format!("{section}.heartbeat_interval_ms"));
+        self.positive(session_timeout_ms, &session);
+        self.positive(heartbeat_interval_ms, &heartbeat);
+        let most = session_timeout_ms / HEARTBEATS_PER_SESSION;
+        let problem = format!("must be at most a third of {session} ({most})");
+        self.require(heartbeat_interval_ms <= most, &heartbeat, problem);
     }
 
     fn transaction_timeout(&mut self, value_ms: u64, key: &str) {

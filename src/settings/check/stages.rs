@@ -3,8 +3,6 @@
 use super::{Findings, max_payload_bytes};
 use crate::settings::Settings;
 
-/// Kafka's advice: three heartbeats must fit, or one lost packet ends a session.
-const HEARTBEATS_PER_SESSION: u64 = 3;
 const MAX_INSTANCES: usize = 64;
 
 pub(super) fn input(settings: &Settings, findings: &mut Findings) {
@@ -61,11 +59,7 @@ pub(super) fn joiner(settings: &Settings, findings: &mut Findings) {
     findings.require(!joiner.group.is_empty(), "joiner.group", "must not be empty");
     findings.positive(joiner.commit_interval_ms, "joiner.commit_interval_ms");
     findings.positive(joiner.poll_records, "joiner.poll_records");
-    findings.positive(joiner.session_timeout_ms, "joiner.session_timeout_ms");
-    findings.positive(joiner.heartbeat_interval_ms, "joiner.heartbeat_interval_ms");
-    let most = joiner.session_timeout_ms / HEARTBEATS_PER_SESSION;
-    let problem = format!("must be at most a third of joiner.session_timeout_ms ({most})");
-    findings.require(joiner.heartbeat_interval_ms <= most, "joiner.heartbeat_interval_ms", problem);
+    findings.session("joiner", joiner.session_timeout_ms, joiner.heartbeat_interval_ms);
     let session = joiner.session_timeout_ms;
     let problem = format!("must be at least joiner.session_timeout_ms ({session})");
     findings.require(joiner.max_poll_interval_ms >= session, "joiner.max_poll_interval_ms", problem);

@@ -6,6 +6,8 @@ mod figures;
 
 use prost::Message as _;
 
+use super::stream::{Event, SimulatedView};
+use super::world::HELD_OUT_NEGATIVES;
 use super::*;
 use crate::contract::v1::{BehaviorEvent, QuestionnaireResponse};
 use crate::settings::{Settings, Simulate};

@@ -1,0 +1,76 @@
+//! What brokers say of topics, and when to believe it.
+//!
+//! A broker that has just started answers before it knows all topics and partitions. librdkafka
+//! keeps such an answer for a quarter of an hour and then says of a partition that is there that it
+//! is unknown; so whoever is told that asks anew.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaRespErr;
+
+/// For how long all answers must say that a topic is missing before it is.
+const MISSING_FOR: Duration = Duration::from_secs(5);
+const BETWEEN_ANSWERS: Duration = Duration::from_millis(200);
+
+/// Low watermark and end of a partition.
+pub(super) fn watermarks<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    partition: i32,
+    timeout: Duration,
+) -> KafkaResult<(i64, i64)> {
+    match consumer.fetch_watermarks(topic, partition, timeout) {
+        Err(error) if is_unknown(&error) => {
+            consumer.fetch_metadata(Some(topic), timeout)?;
+            consumer.fetch_watermarks(topic, partition, timeout)
+        }
+        answered => answered,
+    }
+}
+
+/// Says that a topic or partition is not known, rightly or not.
+pub(super) fn is_unknown(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    let code = error.rdkafka_error_code();
+    matches!(code, Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition))
+}
+
+/// The partitions of a topic, 0 when a broker says that there is no such topic.
+///
+/// # Errors
+/// No answer, or none that says either.
+pub(super) fn partition_count<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    timeout: Duration,
+) -> KafkaResult<i32> {
+    let metadata = consumer.fetch_metadata(Some(topic), timeout)?;
+    let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else { return Ok(0) };
+    match found.error() {
+        None => Ok(i32::try_from(found.partitions().len()).unwrap_or(i32::MAX)),
+        Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) => Ok(0),
+        Some(error) => Err(KafkaError::MetadataFetch(error.into())),
+    }
+}
+
+/// Whether a topic that was said to be unknown is: asks for some seconds, since a broker that has
+/// just started may not know it yet. False at the first sign of it, and when nobody answers.
+pub(super) fn is_missing<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    timeout: Duration,
+) -> bool {
+    let begun = Instant::now();
+    loop {
+        if !matches!(partition_count(consumer, topic, timeout), Ok(0)) {
+            return false;
+        }
+        if begun.elapsed() >= MISSING_FOR {
+            return true;
+        }
+        thread::sleep(BETWEEN_ANSWERS);
+    }
+}

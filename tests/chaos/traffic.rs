@@ -1,0 +1,121 @@
+//! The synthetic world's records, written at an even pace whatever happens to the brokers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use easq::simulate::{Delivery, Fault, Input};
+use rdkafka::ClientContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Message};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+
+use crate::support::Line;
+use crate::support::oracle::Address;
+
+/// Between two portions.
+const TICK: Duration = Duration::from_millis(50);
+const FLUSH: Duration = Duration::from_secs(120);
+
+/// Where each input partition ends, as far as it was acknowledged.
+pub type Ends = BTreeMap<(String, i32), i64>;
+
+/// What the brokers have acknowledged.
+#[derive(Debug, Default)]
+pub struct Written {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ends: Ends,
+    malformed: BTreeSet<Address>,
+    failed: Option<String>,
+}
+
+impl Written {
+    pub fn ends(&self) -> Ends {
+        self.state.lock().expect("no writer panicked").ends.clone()
+    }
+
+    /// The records that were made to be rejected.
+    pub fn malformed(&self) -> BTreeSet<Address> {
+        self.state.lock().expect("no writer panicked").malformed.clone()
+    }
+}
+
+struct Acknowledgements<'a>(&'a Written);
+
+impl ClientContext for Acknowledgements<'_> {}
+
+impl ProducerContext for Acknowledgements<'static> {
+    /// Whether the record is malformed.
+    type DeliveryOpaque = Box<bool>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, malformed: Box<bool>) {
+        let mut state = self.0.state.lock().expect("no writer panicked");
+        match result {
+            Ok(message) => {
+                let (topic, partition) = (message.topic().to_owned(), message.partition());
+                if *malformed {
+                    state.malformed.insert((topic.clone(), partition, message.offset()));
+                }
+                let end = state.ends.entry((topic, partition)).or_default();
+                *end = (*end).max(message.offset() + 1);
+            }
+            Err((error, message)) => state.failed = Some(format!("{}: {error}", message.topic())),
+        }
+    }
+}
+
+/// Writes `deliveries` evenly over `duration`, then waits until all of them are acknowledged.
+///
+/// # Panics
+/// A record could not be written: the run proves nothing.
+pub fn write(line: &Line, deliveries: &[Delivery], duration: Duration, written: &'static Written) {
+    let mut config = line.kafka().client();
+    config
+        .set("partitioner", "murmur2_random")
+        .set("enable.idempotence", "true")
+        .set("linger.ms", "5")
+        .set("retry.backoff.ms", "50")
+        .set("reconnect.backoff.max.ms", "500");
+    let producer: ThreadedProducer<_> =
+        config.create_with_context(Acknowledgements(written)).expect("a valid producer configuration");
+    let topics = line.settings().topics;
+    let begun = Instant::now();
+    let mut next = 0;
+    while next < deliveries.len() {
+        let share = begun.elapsed().as_secs_f64() / duration.as_secs_f64();
+        let until = ((share * deliveries.len() as f64) as usize).min(deliveries.len());
+        for delivery in &deliveries[next..until.max(next)] {
+            let topic = if delivery.input == Input::Behavior { &topics.behavior } else { &topics.responses };
+            send(&producer, topic, delivery);
+        }
+        next = until.max(next);
+        thread::sleep(TICK); // the pace is the point
+    }
+    producer.flush(FLUSH).expect("all records are acknowledged");
+    let failed = written.state.lock().expect("no delivery panicked").failed.clone();
+    assert_eq!(failed, None, "a record was not written");
+}
+
+fn send(producer: &ThreadedProducer<Acknowledgements<'static>>, topic: &str, delivery: &Delivery) {
+    let is_malformed = matches!(delivery.fault, Some(Fault::Malformed(_)));
+    let mut record = BaseRecord {
+        topic,
+        partition: delivery.partition,
+        payload: delivery.payload.as_deref(),
+        key: Some(&delivery.key[..]),
+        timestamp: Some(delivery.arrived_ms),
+        headers: None,
+        delivery_opaque: Box::new(is_malformed),
+    };
+    while let Err((error, back)) = producer.send(record) {
+        let is_full = error == KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
+        assert!(is_full, "a record was refused for {topic}: {error}");
+        record = back;
+        producer.poll(TICK);
+    }
+}
