@@ -4,17 +4,15 @@
 
 mod support;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::thread;
 use std::time::Duration;
 
-use easq::contract::v1;
-use easq::publish::registry::RegistryReader;
 use easq::simulate::Delivery;
-use easq::supervise::StopToken;
 use support::joiners::{self, SOON};
+use support::lineage::{self, History, Logs};
 use support::oracle::Address;
-use support::{Cluster, Line, Supervised, eventually, eventually_some, verify, world};
+use support::{Cluster, Line, Supervised, eventually, verify, world};
 
 const PARTITIONS: i32 = 2;
 const VIEWS: u64 = 16_000;
@@ -95,13 +93,14 @@ fn survives(brokers: usize, seed: u64, trouble: impl FnOnce(&Cluster, &mut Traff
         traffic.write();
     }
     traffic.is_consumed();
-    learned_exactly_once(&line, &service);
+    learned(&line, &service);
     let Traffic { malformed, .. } = traffic;
-    if std::env::var_os("SHOW").is_some() {
-        println!("{}", service.output());
-    }
+    println!("{} restarts", service.restarts());
     service.stop(SOON);
     exactly_once(&line, &malformed);
+    let history = History::read(&line.settings());
+    history.assert_lineage();
+    history.assert_order();
 }
 
 #[track_caller]
@@ -111,40 +110,19 @@ fn exactly_once(line: &Line, malformed: &BTreeSet<Address>) {
     assert!(verdict.is_exactly_once(), "{verdict:#?}");
 }
 
-/// The offsets of all samples that the joiner has written, by topic and partition.
-fn samples(line: &Line) -> BTreeMap<(String, i32), Vec<i64>> {
-    let topics = line.settings().topics;
-    let mut samples: BTreeMap<_, Vec<i64>> = BTreeMap::new();
-    for topic in [topics.behavior_groups, topics.preference_pairs] {
-        for record in line.kafka().read_to_end(&topic) {
-            samples.entry((topic.clone(), record.partition)).or_default().push(record.offset);
-        }
-    }
-    samples
-}
-
-/// Waits until a version has learned all of them, and checks that it has taken in each once
-/// (invariant 7).
+/// Waits until a version has learned all that the joiner has written.
 #[track_caller]
-fn learned_exactly_once(line: &Line, service: &Supervised) {
+fn learned(line: &Line, service: &Supervised) {
     let settings = line.settings();
-    let samples = samples(line);
-    let of = |range: &v1::LearnedRange| &samples[&(range.topic.clone(), range.partition)];
-    let version = eventually_some(SOON, "the trainer has learned everything", || {
+    let logs = Logs::read(&settings);
+    eventually(SOON, "the trainer has learned everything", || {
         service.must_run();
-        let registry = RegistryReader::open(&settings, "test reader", &StopToken::new()).expect("a registry");
-        let newest = registry.registry.versions.values().next_back()?;
-        let is_learned = |range: &v1::LearnedRange| of(range).last().is_some_and(|&l| range.next_offset > l);
-        let is_whole = newest.inputs.len() == samples.len() && newest.inputs.iter().all(is_learned);
-        is_whole.then(|| v1::Manifest::clone(newest))
+        lineage::registry(&settings)
+            .versions
+            .values()
+            .next_back()
+            .is_some_and(|newest| logs.are_learned(newest))
     });
-    for range in &version.inputs {
-        assert_eq!(range.samples, of(range).len() as u64, "version {}: {range:?}", version.version);
-        assert!(range.gaps.is_empty() && range.skipped.is_empty(), "version {}: {range:?}", version.version);
-    }
-    let groups = samples.iter().filter(|((topic, _), _)| *topic == settings.topics.behavior_groups);
-    let groups: u64 = groups.map(|(_, offsets)| offsets.len() as u64).sum();
-    assert_eq!(version.behavior_groups_learned, groups, "counted by the training state");
 }
 
 #[test]
