@@ -78,13 +78,6 @@ impl Supervised {
         self.state().running.as_ref().expect("a running service").signal(name);
     }
 
-    /// SIGKILL, from outside: no supervisor asks why, and it is not started again.
-    pub fn kill(self) {
-        self.state().is_stopping = true;
-        self.signal("KILL");
-        self.wait_for_end(EXITS_WITHIN);
-    }
-
     /// SIGTERM; it must drain and exit with code 0.
     #[track_caller]
     pub fn stop(self, deadline: Duration) {

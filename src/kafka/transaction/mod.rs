@@ -44,9 +44,9 @@ const TUNING: [(&str, &str); 7] = [
     ("queue.buffering.max.kbytes", "131072"),
     // The broker decides what is too large (`max.message.bytes` of the topic), not the client.
     ("message.max.bytes", "8388608"),
-    // librdkafka (issues 5456 and 5511) waits without an end for a coordinator that has left the
-    // cluster, until the connection to any other broker changes. The idle ones are closed for that:
-    // in time, since the transaction timeout is longer.
+    // librdkafka (its issues 5456 and 5511) waits without an end for a coordinator that has left the
+    // cluster, until the connection to any broker changes. The idle ones are closed for that: in
+    // time, since the transaction timeout is longer.
     ("connections.max.idle.ms", "10000"),
 ];
 
