@@ -11,6 +11,7 @@ KAFKA ?= embedded
 # Cargo profile of build and demo.
 PROFILE ?= release
 PORT ?= 9092
+MINUTES ?= 10
 
 easq := cargo run --quiet --profile $(PROFILE) --
 
@@ -53,6 +54,10 @@ endif
 .PHONY: test
 test: setup ## Run all tests against a real Apache Kafka (ARGS=... for cargo test)
 	scripts/with-kafka cargo test $(ARGS)
+
+.PHONY: chaos
+chaos: setup ## Kill, freeze and wake up trainers at random for longer than the tests do (MINUTES=10, EASQ_TEST_SEED)
+	EASQ_TEST_SECONDS=$$((60 * $(MINUTES))) scripts/with-kafka cargo test --test trainer_chaos -- --nocapture
 
 .PHONY: bench
 bench: setup-build ## Measure what speed depends on (ARGS=... for criterion)
