@@ -12,14 +12,14 @@ use support::lineage::{History, Reader};
 use support::trainers::{PARTITIONS, Trainer, line, production_learns_all_while};
 use support::{Line, Samples};
 
-const LASTS: Duration = Duration::from_secs(30);
+const SECONDS: u64 = 30;
 const PAUSES_MS: std::ops::Range<u64> = 400..2_400;
 const BETWEEN_SAMPLES: Duration = Duration::from_millis(100);
 
-/// Rerun a failure with the seed that it printed.
-fn seed() -> u64 {
-    let given = std::env::var("EASQ_TEST_SEED").ok();
-    given.map_or_else(rand::random, |seed| seed.parse().expect("EASQ_TEST_SEED is a number"))
+/// A number from the environment.
+fn given(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{name}={value} is no number")))
 }
 
 /// A place for a trainer, as an orchestrator has it: whatever ends there is started again.
@@ -62,7 +62,9 @@ impl<'a> Place<'a> {
 
 #[test]
 fn invariants_1_7_8_and_9_hold_while_two_trainers_are_killed_frozen_and_woken_up_at_random() {
-    let seed = seed();
+    // A failure is run again with the seed that it printed.
+    let seed = given("EASQ_TEST_SEED").unwrap_or_else(rand::random);
+    let lasts = Duration::from_secs(given("EASQ_TEST_SECONDS").unwrap_or(SECONDS));
     println!("EASQ_TEST_SEED={seed}");
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let line = line("chaos")
@@ -74,7 +76,7 @@ fn invariants_1_7_8_and_9_hold_while_two_trainers_are_killed_frozen_and_woken_up
     let mut samples = Samples::new(&settings, PARTITIONS);
     let mut places = [Place::new(&line), Place::new(&line)];
     let began = Instant::now();
-    while began.elapsed() < LASTS {
+    while began.elapsed() < lasts {
         let until = Instant::now() + Duration::from_millis(random.random_range(PAUSES_MS));
         while Instant::now() < until {
             samples.write(50);

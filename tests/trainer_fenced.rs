@@ -98,12 +98,13 @@ fn a_trainer_that_has_lost_the_model_ends_also_when_its_publish_never_does() {
     samples.write(200);
     let mut owner = Trainer::start_with(&line, "publish-before-commit=1*off->pause");
     eventually(SOON, "the owner publishes", || registry(&line.settings()).highest_version == 1);
+    samples.write(200);
     let mut other = standing_by(&line, "");
     owner.process.signal("STOP");
     other.process.wait_for_output(OWNS, SOON);
     owner.process.signal("CONT");
     owner.wait_for_fence(&line);
-    samples.write(200);
+    assert!(owner.process.output().contains("did not end within 1 s"), "{}", owner.process.output());
     production_learns_all(&line);
     other.stop();
     assert_holds(&line);

@@ -4,6 +4,9 @@
 //! it panics. The first failure stops all the others. Stopping goes stage by stage (see [`Stage`])
 //! and has one deadline; what has not ended by then is named in the error.
 //!
+//! Whether a thread still makes progress shows a [`Beat`], to whoever can do something about it. Where
+//! tests end or freeze the process says [`failpoint()`].
+//!
 //! Kafka clients and libtorch block, so they run on threads of their own
 //! ([`Supervisor::thread`]); the asynchronous runtime serves HTTP and signals, and nothing on it
 //! ever waits for them.
