@@ -58,9 +58,9 @@ fn members_that_come_and_go_hand_their_partitions_over_without_loss_or_doubling(
     let deliveries = world::deliveries(&settings, 30_000, SPAN_MS, SEED, PARTITIONS);
     let parts: Vec<_> = deliveries.chunks(deliveries.len().div_ceil(3)).collect();
     let mut malformed = world::write(&line, parts[0]);
-    let first = Joiner::start(&line, "");
+    let first = Joiner::start(&line, "dynamic");
     joiners::consumed_to_the_end(&line, PARTITIONS);
-    let second = Joiner::start(&line, "");
+    let second = Joiner::start(&line, "dynamic");
     malformed.extend(world::write(&line, parts[1]));
     eventually(SOON, "both members own partitions", || {
         [&first, &second].iter().all(|joiner| !joiner.metric("easq_join_consumed_records_total").is_empty())
@@ -79,7 +79,8 @@ fn members_that_come_and_go_hand_their_partitions_over_without_loss_or_doubling(
 fn partitions_that_stay_with_a_member_across_a_rebalance_keep_their_state() {
     const SEED: u64 = 11;
     println!("seed {SEED}");
-    let line = Line::new("stays");
+    // No session is lost to a busy machine here.
+    let line = Line::new("stays").set("joiner.session_timeout_ms", 60_000);
     line.create_topics(PARTITIONS);
     let settings = line.settings();
     let deliveries = world::deliveries(&settings, 20_000, SPAN_MS, SEED, PARTITIONS);

@@ -19,14 +19,15 @@ const UNDRAINED: u8 = 4;
 /// ended. 1: anything else.
 pub(super) fn code(error: &anyhow::Error) -> u8 {
     let any = |holds: fn(&(dyn Error + 'static)) -> bool| error.chain().any(holds);
-    if any(|cause| cause.downcast_ref().is_some_and(SuperviseError::is_undrained))
-        || any(|cause| cause.downcast_ref().is_some_and(DemoError::is_interrupted))
-    {
-        UNDRAINED
-    } else if any(|cause| cause.downcast_ref().is_some_and(JoinerError::is_fenced))
+    // Who was fenced and could not drain after that has nothing left to drain.
+    if any(|cause| cause.downcast_ref().is_some_and(JoinerError::is_fenced))
         || any(|cause| cause.downcast_ref().is_some_and(TrainerError::is_fenced))
     {
         FENCED
+    } else if any(|cause| cause.downcast_ref().is_some_and(SuperviseError::is_undrained))
+        || any(|cause| cause.downcast_ref().is_some_and(DemoError::is_interrupted))
+    {
+        UNDRAINED
     } else if any(|cause| cause.is::<Faults>())
         || any(|cause| cause.downcast_ref().is_some_and(SimulateError::is_usage))
         || any(|cause| cause.downcast_ref().is_some_and(DemoError::is_usage))

@@ -180,6 +180,13 @@ impl PartitionJoin {
         self.end_replay()
     }
 
+    /// Whether an input holds the other one's windows open, so that [`on_idle`](Self::on_idle) would
+    /// change something.
+    pub fn holds_back(&self, side: Side) -> bool {
+        let other_ms = self.progress(side.other()).clock.time_ms();
+        !self.is_replaying && other_ms > self.progress(side).expiry_time_ms()
+    }
+
     /// Says that an input is read to its end and has been silent for `join.idle_after_ms`: it no
     /// longer holds the other back. Call it as long as that lasts. True when there is something new
     /// to commit.

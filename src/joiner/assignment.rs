@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::contract::Side;
 use crate::join::{self, Frontier, InputState, PartitionJoin, Position};
 use crate::kafka::identity::TopicId;
-use crate::kafka::membership::{Bounds, Committed, CommittedPartition, Start};
+use crate::kafka::membership::{Bounds, Committed, CommittedPartition, PATIENCE, Start};
 use crate::kafka::reader::{From, ReadError, Reading};
 use crate::settings::Settings;
 use crate::telemetry::events;
@@ -15,18 +15,20 @@ use crate::telemetry::events;
 use super::JoinerError;
 use super::begin::{BeginAt, begin_at};
 use super::error::TopicReplaced;
-use super::instance::Instance;
+use super::instance::{Instance, Pending};
 use super::partition::{Partition, Phase, TailReading};
 use super::tail::{Tail, TailProgress};
 
 /// How long one turn of the loop reads earlier outputs.
 const TAIL_SLICE: Duration = Duration::from_millis(100);
+/// How long a tail is left alone when there was nothing to read.
+const TAIL_PAUSE: Duration = Duration::from_millis(200);
 
 impl Instance<'_> {
     pub(super) fn on_assigned(&mut self, partitions: Vec<i32>) -> Result<(), JoinerError> {
         self.must_rebuild = false;
         self.partitions.clear();
-        self.pending = Some(partitions);
+        self.pending = Some(Pending { partitions, since: Instant::now() });
         self.start_pending()?;
         if self.pending.is_some() {
             self.membership.put_off()?;
@@ -36,10 +38,13 @@ impl Instance<'_> {
 
     /// Builds the states of an assignment and begins to read; later, when the brokers do not answer.
     pub(super) fn start_pending(&mut self) -> Result<(), JoinerError> {
-        let Some(partitions) = self.pending.clone() else { return Ok(()) };
-        let kept = std::mem::take(&mut self.kept);
-        let recovered = match self.recover(&partitions, kept) {
-            Err(error) if error.is_no_answer() => return Ok(()),
+        let Some(Pending { partitions, since }) = self.pending.clone() else { return Ok(()) };
+        let mut kept = std::mem::take(&mut self.kept);
+        let recovered = match self.recover(&partitions, &mut kept, since) {
+            Err(error) if error.is_no_answer() => {
+                self.kept = kept;
+                return Ok(());
+            }
             recovered => recovered?,
         };
         self.pending = None;
@@ -60,8 +65,9 @@ impl Instance<'_> {
         } else {
             self.transact(Self::commit)?;
             // Most of them come back at once: a member that joins or leaves moves a few.
-            self.kept = std::mem::take(&mut self.partitions);
-            self.kept.retain(|_, partition| partition.is_as_committed());
+            let mut partitions = std::mem::take(&mut self.partitions);
+            partitions.retain(|_, partition| partition.is_as_committed());
+            self.kept.append(&mut partitions);
         }
         self.forget_partitions(lost);
         self.membership.release()?;
@@ -71,7 +77,7 @@ impl Instance<'_> {
     /// Builds the states of the same assignment again, after an abort.
     pub(super) fn rebuild(&mut self) -> Result<(), JoinerError> {
         let owned = self.membership.owned();
-        let recovered = match self.recover(&owned, BTreeMap::new()) {
+        let recovered = match self.recover(&owned, &mut BTreeMap::new(), Instant::now()) {
             Err(error) if error.is_no_answer() => return Ok(()),
             recovered => recovered?,
         };
@@ -97,27 +103,36 @@ impl Instance<'_> {
     fn recover(
         &mut self,
         partitions: &[i32],
-        mut kept: BTreeMap<i32, Partition>,
+        kept: &mut BTreeMap<i32, Partition>,
+        since: Instant,
     ) -> Result<Option<BTreeMap<i32, Partition>>, JoinerError> {
         let Some(ids) = self.membership.topic_ids(self.stop)? else { return Ok(None) };
         let Some(committed) = self.membership.committed(partitions, self.stop)? else { return Ok(None) };
         let mut states = BTreeMap::new();
+        let mut unchanged = Vec::new();
         for of_partition in committed {
             let number = of_partition.partition;
             let frontier = frontier(&of_partition);
-            if let Some(mut partition) = kept.remove(&number)
-                && frontier.is_some()
-                && partition.frontier == frontier
-                && are_the_same(partition.join.topic_ids(), &ids)
-            {
-                partition.go_on(Instant::now());
-                states.insert(number, partition);
+            if kept.get(&number).is_some_and(|kept| {
+                frontier.is_some() && kept.frontier == frontier && are_the_same(kept.join.topic_ids(), &ids)
+            }) {
+                unchanged.push(number);
                 continue;
             }
-            let Some(mut state) = self.recover_partition(of_partition, &ids)? else { return Ok(None) };
+            let Some(mut state) = self.recover_partition(of_partition, &ids, since)? else {
+                return Ok(None);
+            };
             state.frontier = frontier;
             states.insert(number, state);
         }
+        states.iter().for_each(|(&number, state)| self.report_losses(number, &state.join));
+        for number in unchanged {
+            if let Some(mut partition) = kept.remove(&number) {
+                partition.go_on(Instant::now());
+                states.insert(number, partition);
+            }
+        }
+        self.tokens.know_topics(&ids);
         Ok(Some(states))
     }
 
@@ -125,6 +140,7 @@ impl Instance<'_> {
         &mut self,
         committed: CommittedPartition,
         ids: &[Option<TopicId>; 2],
+        since: Instant,
     ) -> Result<Option<Partition>, JoinerError> {
         let number = committed.partition;
         let [views_id, responses_id] = ids;
@@ -138,10 +154,9 @@ impl Instance<'_> {
                     return Ok(None);
                 };
                 let join = self.join(number, (views, responses), ids);
-                self.report_losses(number, &join);
-                Ok(Some(Partition::new(number, join, Phase::Tail(Box::new(tail.into())), Instant::now())))
+                Ok(Some(Partition::new(number, join, Phase::Tail(Box::new(tail.into())), since)))
             }
-            (None, None) => self.begin(number, ids),
+            (None, None) => self.begin(number, ids, since),
             (Some(_), None) => Err(self.one_sided(Side::Views, number)),
             (None, Some(_)) => Err(self.one_sided(Side::Responses, number)),
         }
@@ -212,7 +227,12 @@ impl Instance<'_> {
     }
 
     /// A partition of which the group has consumed nothing yet.
-    fn begin(&self, partition: i32, ids: &[Option<TopicId>; 2]) -> Result<Option<Partition>, JoinerError> {
+    fn begin(
+        &self,
+        partition: i32,
+        ids: &[Option<TopicId>; 2],
+        since: Instant,
+    ) -> Result<Option<Partition>, JoinerError> {
         if !self.check_no_outputs(partition)? {
             return Ok(None);
         }
@@ -235,7 +255,7 @@ impl Instance<'_> {
         }
         let [views, responses] = first.map(join::Start::At);
         let join = self.join(partition, (views, responses), ids);
-        let mut state = Partition::new(partition, join, Phase::Live, Instant::now());
+        let mut state = Partition::new(partition, join, Phase::Live, since);
         // A beginning that depends on the time of the start is committed at once, so that the next
         // start does not choose another one.
         state.is_changed = begin_at(&self.settings.input.start)? != BeginAt::Earliest;
@@ -287,9 +307,14 @@ impl Instance<'_> {
     /// The offset of the first record of an output partition that a reader sees, if there is one;
     /// `None` when the stop comes first.
     fn first_record(&self, topic: &str, partition: i32) -> Result<Option<Option<i64>>, JoinerError> {
-        let mut reading = Reading::begin(&self.settings.kafka, topic, partition, From::Beginning)?;
+        let begun = Instant::now();
+        let mut reading = Reading::begin(&self.settings.kafka, topic, partition, From::Beginning, PATIENCE)?;
         let mut first = None;
         while !self.stop.is_stopped() {
+            if begun.elapsed() > 2 * PATIENCE {
+                let reason = "its first record does not come".to_owned();
+                return Err(ReadError::Unavailable { topic: topic.to_owned(), reason }.into());
+            }
             let is_over = reading.advance(Instant::now() + TAIL_SLICE, |record| {
                 first = Some(record.offset);
                 ControlFlow::Break(())
@@ -321,8 +346,12 @@ impl Instance<'_> {
     /// far away.
     pub(super) fn read_tails(&mut self) -> Result<(), JoinerError> {
         let lookback = self.settings.join.pair_lookback;
+        let now = Instant::now();
         for (&number, partition) in &mut self.partitions {
             let Phase::Tail(reading) = &mut partition.phase else { continue };
+            if reading.not_before > now {
+                continue;
+            }
             let progress = match read_slice(self.settings, number, reading, &mut partition.join) {
                 Ok(true) => reading.tail.progress(lookback),
                 // Not over; or the brokers are away, nothing was read: on in the next turn.
@@ -335,6 +364,8 @@ impl Instance<'_> {
                 Err(error) => return Err(error),
             };
             match progress {
+                // For a transaction, perhaps: the others need not.
+                TailProgress::Waiting if reading.reading.is_none() => reading.not_before = now + TAIL_PAUSE,
                 TailProgress::Waiting => {}
                 TailProgress::Done => partition.phase = Phase::Replay,
                 TailProgress::TooFew => {
@@ -360,10 +391,10 @@ fn read_slice(
     join: &mut PartitionJoin,
 ) -> Result<bool, JoinerError> {
     let topic = &settings.topics.labelled_views;
-    let TailReading { tail, reading: open } = reading;
+    let TailReading { tail, reading: open, .. } = reading;
     let mut slice = match open.take() {
         Some(slice) => slice,
-        None => Reading::begin(&settings.kafka, topic, partition, From::Offset(tail.next))?,
+        None => Reading::begin(&settings.kafka, topic, partition, From::Offset(tail.next), PATIENCE)?,
     };
     let mut fault = None;
     let is_over = slice.advance(Instant::now() + TAIL_SLICE, |record| {
@@ -371,8 +402,10 @@ fn read_slice(
         let payload = record.payload.as_deref().unwrap_or_default();
         fault = join.on_labelled_tail(record.offset, payload).err();
         if fault.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
+    });
+    // Also after an error: what the join was given it must not be given again.
     tail.next = slice.next_offset();
+    let is_over = is_over?;
     if !is_over {
         *open = Some(slice);
     }

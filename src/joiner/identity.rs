@@ -1,5 +1,8 @@
 //! The names under which an instance is known to the brokers.
 
+/// The value of `joiner.instance_id` that means dynamic membership, whatever the host is called.
+const DYNAMIC: &str = "dynamic";
+
 /// What one instance calls itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Identity {
@@ -20,7 +23,11 @@ pub(super) fn identity(
     instance: usize,
     random: u64,
 ) -> Identity {
-    let name = if configured.is_empty() { stateful(host_name) } else { Some(configured) };
+    let name = match configured {
+        DYNAMIC => None,
+        "" => stateful(host_name),
+        configured => Some(configured),
+    };
     match name {
         Some(name) => Identity {
             instance_id: format!("{name}-{instance}"),
@@ -53,6 +60,11 @@ mod tests {
     #[test]
     fn the_host_name_of_a_stateful_set_is_a_static_name() {
         assert_eq!(identity("g", "", "joiner-3", 0, 7).instance_id, "joiner-3-0");
+    }
+
+    #[test]
+    fn dynamic_membership_can_be_asked_for_on_any_host() {
+        assert_eq!(identity("g", "dynamic", "joiner-3", 0, 7).instance_id, "");
     }
 
     #[test]

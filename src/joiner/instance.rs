@@ -28,11 +28,18 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// and fetched again when one poll is left.
 const MAX_WAITING_POLLS: usize = 8;
 
+/// An assignment that is not read yet.
+#[derive(Debug, Clone)]
+pub(super) struct Pending {
+    pub(super) partitions: Vec<i32>,
+    pub(super) since: Instant,
+}
+
 pub(super) struct Instance<'a> {
     pub(super) settings: &'a Settings,
     pub(super) number: usize,
     pub(super) stop: &'a StopToken,
-    tokens: &'a Tokens,
+    pub(super) tokens: &'a Tokens,
     pub(super) config: Arc<Config>,
     pub(super) membership: Membership,
     pub(super) producer: TransactionalProducer,
@@ -40,7 +47,7 @@ pub(super) struct Instance<'a> {
     /// States of the assignment before, between its revocation and the next one.
     pub(super) kept: BTreeMap<i32, Partition>,
     /// Partitions that were assigned, and whose states cannot be built before the brokers answer.
-    pub(super) pending: Option<Vec<i32>>,
+    pub(super) pending: Option<Pending>,
     /// The assignment's states must be built again from the committed offsets.
     pub(super) must_rebuild: bool,
     topics: OutputTopics,

@@ -19,17 +19,20 @@ mod tail;
 mod watch;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, bounded};
+
+use crate::kafka::identity::TopicId;
 use crate::settings::Settings;
 use crate::supervise::{Beat, BeatWatch, StopToken, panic_message};
 
 pub use error::JoinerError;
 use identity::identity;
 use instance::Instance;
-use watch::TopicWatch;
+use watch::{KnownTopics, watch};
 
 /// How often the instances are looked after while they run.
 const WATCH_INTERVAL: Duration = Duration::from_millis(50);
@@ -45,6 +48,18 @@ struct Tokens {
     halt: StopToken,
     /// Moved by each turn of the loop.
     beat: Beat,
+    /// Which topics the instances read.
+    topics: KnownTopics,
+}
+
+impl Tokens {
+    /// The ids of the inputs that an assignment begins with, views first.
+    fn know_topics(&self, ids: &[Option<TopicId>; 2]) {
+        let mut known = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        for (known, id) in known.iter_mut().zip(ids) {
+            *known = id.clone().or(known.take());
+        }
+    }
 }
 
 /// Runs `joiner.instances` instances on threads of their own until `stop`, or until the first of
@@ -57,7 +72,7 @@ pub fn run(settings: &Settings, stop: &StopToken) -> Result<(), JoinerError> {
     let settings = Arc::new(settings.clone());
     // Of its own, so that a failure stops the instances and nothing else.
     let tokens = Tokens::default();
-    let mut topics = TopicWatch::new(&settings)?;
+    let watching = start_watch(&settings, &tokens)?;
     let mut running = Vec::new();
     let mut outcome = Ok(());
     for instance in 0..settings.joiner.instances {
@@ -73,7 +88,7 @@ pub fn run(settings: &Settings, stop: &StopToken) -> Result<(), JoinerError> {
             return outcome;
         }
         if outcome.is_ok()
-            && let Err(replaced) = topics.look()
+            && let Ok(Err(replaced)) = watching.try_recv()
         {
             tokens.halt.stop();
             outcome = Err(replaced);
@@ -87,6 +102,22 @@ pub fn run(settings: &Settings, stop: &StopToken) -> Result<(), JoinerError> {
             false => drop(stop.wait(WATCH_INTERVAL)),
         }
     }
+}
+
+/// Looks after the topics on a thread of its own, which waits for brokers; it is left to end by
+/// itself after the stop.
+fn start_watch(
+    settings: &Arc<Settings>,
+    tokens: &Tokens,
+) -> Result<Receiver<Result<(), JoinerError>>, JoinerError> {
+    let (sender, receiver) = bounded(1);
+    let (settings, tokens) = (Arc::clone(settings), tokens.clone());
+    let watch = move || {
+        // Nobody listens any more only when all has ended.
+        let _ = sender.send(watch(&settings, &tokens.topics, &tokens.stop));
+    };
+    let spawned = thread::Builder::new().name("joiner-topics".to_owned()).spawn(watch);
+    spawned.map(|_| receiver).map_err(|source| JoinerError::Thread { instance: 0, source })
 }
 
 /// An instance on its thread.
@@ -115,7 +146,7 @@ impl Running {
     fn look(mut self, outcome: &mut Result<(), JoinerError>) -> Option<Self> {
         let ended = if self.thread.is_finished() {
             self.thread.join().expect("panics of an instance are caught on its thread")
-        } else if self.watch.is_silent(Instant::now()) && self.beat.has_begun() {
+        } else if self.beat.has_begun() && self.watch.is_silent(Instant::now()) {
             Err(JoinerError::Hung { instance: self.number, limit_ms: self.limit_ms })
         } else {
             return Some(self);

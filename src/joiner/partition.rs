@@ -26,11 +26,12 @@ pub(super) struct TailReading {
     pub(super) tail: Tail,
     /// `None` before the first slice, and after the brokers were away.
     pub(super) reading: Option<Reading>,
+    pub(super) not_before: Instant,
 }
 
 impl From<Tail> for TailReading {
     fn from(tail: Tail) -> Self {
-        Self { tail, reading: None }
+        Self { tail, reading: None, not_before: Instant::now() }
     }
 }
 
@@ -69,8 +70,8 @@ pub(super) struct Ends {
 }
 
 impl Partition {
-    pub(super) fn new(number: i32, join: PartitionJoin, phase: Phase, now: Instant) -> Self {
-        let reading = || Waiting { last_arrival: Some(now), ..Waiting::default() };
+    pub(super) fn new(number: i32, join: PartitionJoin, phase: Phase, assigned_at: Instant) -> Self {
+        let reading = || Waiting { last_arrival: Some(Instant::now()), ..Waiting::default() };
         Self {
             number,
             join,
@@ -79,7 +80,7 @@ impl Partition {
             committed: None,
             frontier: None,
             replayed_records: 0,
-            assigned_at: now,
+            assigned_at,
             views: reading(),
             responses: reading(),
         }
@@ -164,7 +165,8 @@ impl Partition {
         for (side, at_end) in [(Side::Views, ends.views), (Side::Responses, ends.responses)] {
             let waiting = self.waiting(side);
             let silent = waiting.last_arrival.is_some_and(|last| now.duration_since(last) >= idle_after);
-            if at_end && silent && waiting.records.is_empty() && is_at_current_end(side) {
+            let seems_idle = at_end && silent && waiting.records.is_empty();
+            if seems_idle && self.join.holds_back(side) && is_at_current_end(side) {
                 self.is_changed |= self.join.on_idle(side);
             }
         }

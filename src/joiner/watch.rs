@@ -1,69 +1,57 @@
 //! Looks after what no consumer tells: whether the input topics are still the ones that were begun with.
 
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::kafka::identity::{TopicId, TopicObserver};
 use crate::settings::Settings;
+use crate::supervise::StopToken;
 
 use super::JoinerError;
 
 /// Between two questions to the brokers.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Asks for the ids of both input topics from time to time. Used by one thread.
-pub(super) struct TopicWatch {
-    observer: TopicObserver,
-    topics: [String; 2],
-    ids: [Option<TopicId>; 2],
-    /// When to ask; `None` where the brokers give no ids.
-    next: Option<Instant>,
+/// The ids that the instances began with, as far as the brokers give any; views first.
+pub(super) type KnownTopics = Arc<Mutex<[Option<TopicId>; 2]>>;
+
+/// Asks for the ids of both input topics from time to time, until the stop or until one is another
+/// than the instances began with.
+///
+/// # Errors
+/// [`JoinerError::TopicReplacedMeanwhile`]; a client that cannot be made. Brokers that do not answer
+/// are no matter here: who reads the topics says so.
+pub(super) fn watch(settings: &Settings, known: &KnownTopics, stop: &StopToken) -> Result<(), JoinerError> {
+    let topics = [settings.topics.behavior.clone(), settings.topics.responses.clone()];
+    let observer = TopicObserver::new(&settings.kafka, "joiner observer").map_err(JoinerError::Observer)?;
+    while !stop.wait(INTERVAL) {
+        let before = known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if before.iter().all(Option::is_none) {
+            continue;
+        }
+        if let Ok(now) = observer.topic_ids(&topics.each_ref().map(String::as_str)) {
+            compare(&topics, &before, &now)?;
+        }
+    }
+    Ok(())
 }
 
-impl TopicWatch {
-    pub(super) fn new(settings: &Settings) -> Result<Self, JoinerError> {
-        let topics = [settings.topics.behavior.clone(), settings.topics.responses.clone()];
-        let observer =
-            TopicObserver::new(&settings.kafka, "joiner observer").map_err(JoinerError::Observer)?;
-        Ok(Self { observer, topics, ids: [None, None], next: Some(Instant::now()) })
-    }
-
-    /// Asks, if it is time to. Brokers that do not answer are no matter here: who reads the topics
-    /// says so.
-    pub(super) fn look(&mut self) -> Result<(), JoinerError> {
-        if self.next.is_none_or(|next| Instant::now() < next) {
-            return Ok(());
-        }
-        let topics = self.topics.each_ref().map(String::as_str);
-        let now = self.observer.topic_ids(&topics);
-        self.next = Some(Instant::now() + INTERVAL);
-        match now {
-            Ok(now) if now.iter().chain(&self.ids).all(Option::is_none) => self.next = None,
-            Ok(now) => compare(&self.topics, &mut self.ids, now)?,
-            Err(_) => {}
-        }
-        Ok(())
-    }
-}
-
-/// Takes note of the ids of now; an error when one has become another. A topic that is away for a
-/// moment keeps the id that it had.
+/// An error when one of the topics is another one now.
 fn compare(
     topics: &[String],
-    known: &mut [Option<TopicId>],
-    now: Vec<Option<TopicId>>,
+    before: &[Option<TopicId>],
+    now: &[Option<TopicId>],
 ) -> Result<(), JoinerError> {
-    for ((topic, before), now) in topics.iter().zip(known).zip(now) {
-        match (&*before, now) {
-            (Some(before), Some(now)) if *before != now => {
-                return Err(JoinerError::TopicReplacedMeanwhile {
-                    topic: topic.clone(),
-                    before: before.clone(),
-                    now,
-                    within_seconds: INTERVAL.as_secs(),
-                });
-            }
-            (_, Some(now)) => *before = Some(now),
-            (_, None) => {}
+    for ((topic, before), now) in topics.iter().zip(before).zip(now) {
+        if let (Some(before), Some(now)) = (before, now)
+            && before != now
+        {
+            return Err(JoinerError::TopicReplacedMeanwhile {
+                topic: topic.clone(),
+                before: before.clone(),
+                now: now.clone(),
+                within_seconds: INTERVAL.as_secs(),
+            });
         }
     }
     Ok(())
@@ -74,14 +62,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_topic_that_goes_and_comes_back_with_another_id_is_another_topic() {
+    fn a_topic_with_another_id_is_another_topic() {
         let topics = ["views".to_owned(), "answers".to_owned()];
-        let id = |id: &str| Some(id.to_owned());
-        let mut known = [None, None];
-        compare(&topics, &mut known, vec![id("a"), id("b")]).expect("seen for the first time");
-        compare(&topics, &mut known, vec![None, id("b")]).expect("away for a moment");
-        compare(&topics, &mut known, vec![id("a"), None]).expect("the same as before");
-        let error = compare(&topics, &mut known, vec![id("a"), id("c")]).expect_err("another topic");
+        let ids =
+            |views: Option<&str>, answers: Option<&str>| [views, answers].map(|id| id.map(str::to_owned));
+        let before = ids(Some("a"), Some("b"));
+        for now in [ids(Some("a"), Some("b")), ids(None, Some("b")), ids(None, None)] {
+            compare(&topics, &before, &now).expect("the same as before, as far as it is known");
+        }
+        let error = compare(&topics, &before, &ids(Some("a"), Some("c"))).expect_err("another topic");
         let message = error.to_string();
         assert!(message.contains("'answers'") && message.contains("id b before, c now"), "{message}");
     }

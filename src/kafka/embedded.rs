@@ -26,6 +26,7 @@ use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, Producer};
 
+use super::identity;
 use crate::settings;
 
 /// Why the embedded broker cannot be used.
@@ -57,6 +58,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 impl EmbeddedBroker {
     /// Starts one broker on a free port of the loopback interface.
     pub fn start() -> Result<Self, EmbeddedError> {
+        identity::brokers_are_a_mock();
         let failed = |error: KafkaError| EmbeddedError::Start { reason: error.to_string() };
         let host: BaseProducer =
             ClientConfig::new().set("test.mock.num.brokers", "1").create().map_err(failed)?;

@@ -6,12 +6,13 @@
 
 use std::ffi::{CStr, CString, c_char};
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rdkafka::bindings as native;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaRespErr;
 
 use super::client::{Context, client_config};
@@ -35,44 +36,51 @@ impl TopicObserver {
         Ok(Self { client: created.map_err(|error: KafkaError| error.to_string())? })
     }
 
-    /// As [`topic_ids`], within two seconds.
+    /// The ids of topics, in their order; `None` where the brokers give none. Blocks for some three
+    /// seconds at most.
     ///
     /// # Errors
-    /// In words: no broker answers, or it refuses.
+    /// In words: no broker answers, or it refuses, or does not know one of the topics.
     pub fn topic_ids(&self, topics: &[&str]) -> Result<Vec<Option<TopicId>>, String> {
-        topic_ids(self.client.client(), topics, GRACE).map_err(|error| error.to_string())
+        topic_ids(self.client.client(), topics, OBSERVER_TIMEOUT).map_err(|error| error.to_string())
     }
 }
 
+const UNKNOWN_TOPIC: RDKafkaRespErr = RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
 /// What brokers say that give no ids.
 const NO_ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";
 /// The answer comes with the request's own timeout at the latest; this is for its way through queues.
 const GRACE: Duration = Duration::from_secs(1);
+const OBSERVER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Asks for the ids of topics, in their order; `None` where there is no such topic, or where the
-/// brokers give no ids (Apache Kafka before 2.8). Blocks for little more than twice `timeout` at most.
+/// Set where librdkafka's mock cluster is the broker, which does not answer this question.
+static IS_MOCK: AtomicBool = AtomicBool::new(false);
+
+/// Says that the brokers of this process give no ids.
+pub(super) fn brokers_are_a_mock() {
+    IS_MOCK.store(true, Ordering::Relaxed);
+}
+
+/// Asks for the ids of topics, in their order; `None` where the brokers give none (Apache Kafka
+/// before 2.8). Blocks for little more than `timeout` at most.
 ///
 /// # Errors
-/// No broker answers, or it refuses.
+/// No broker answers, or it refuses; or it does not know one of the topics, which one that has just
+/// started can say of a topic that is there.
 pub(crate) fn topic_ids<C: ClientContext>(
     client: &Client<C>,
     topics: &[&str],
     timeout: Duration,
 ) -> Result<Vec<Option<TopicId>>, KafkaError> {
-    let described = match describe(client, topics, timeout) {
-        // Brokers that answer other questions do not know this one, as librdkafka's mock does not.
-        Err(error)
-            if is_timeout(&error) && client.fetch_metadata(topics.first().copied(), timeout).is_ok() =>
-        {
-            return Ok(vec![None; topics.len()]);
-        }
-        described => described?,
-    };
+    if IS_MOCK.load(Ordering::Relaxed) {
+        return Ok(vec![None; topics.len()]);
+    }
+    let described = describe(client, topics, timeout)?;
     let id_of = |topic: &&str| {
         let found = described.iter().find(|(name, _)| name == *topic);
-        found.and_then(|(_, id)| id.clone())
+        found.map(|(_, id)| id.clone()).ok_or_else(|| failed(UNKNOWN_TOPIC))
     };
-    Ok(topics.iter().map(id_of).collect())
+    topics.iter().map(id_of).collect()
 }
 
 /// Name and id of each topic. rdkafka has no call for it.
@@ -143,17 +151,12 @@ unsafe fn read(event: *mut native::rd_kafka_event_t) -> Result<Vec<(String, Opti
                     let text = CStr::from_ptr(native::rd_kafka_Uuid_base64str(id));
                     Some(text.to_string_lossy().into_owned()).filter(|id| id != NO_ID)
                 }
-                RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART => None,
                 error => return Err(failed(error)),
             };
             topics.push((name.to_string_lossy().into_owned(), id));
         }
         Ok(topics)
     }
-}
-
-fn is_timeout(error: &KafkaError) -> bool {
-    error.rdkafka_error_code() == Some(RDKafkaErrorCode::OperationTimedOut)
 }
 
 fn failed(error: RDKafkaRespErr) -> KafkaError {

@@ -93,7 +93,8 @@ pub struct Health {
 pub struct Membership {
     member: Feed,
     mirror: Feed,
-    /// Asked about logs beyond their last stable offset; reads nothing.
+    /// Asked about logs beyond their last stable offset, and about ends; reads nothing, so that no
+    /// answer waits behind a fetch.
     uncommitted: BaseConsumer<Context>,
     group: String,
     partition_count: i32,
@@ -293,7 +294,11 @@ impl Membership {
     /// The partition is read to the end that it has now: the brokers were asked within the last
     /// second, and everything below their answer was handed out. False while they do not answer.
     pub fn is_at_current_end(&mut self, side: Side, partition: i32) -> bool {
-        self.feed_mut(side).is_at_current_end(partition)
+        let feed = match side {
+            Side::Views => &mut self.mirror,
+            Side::Responses => &mut self.member,
+        };
+        feed.is_at_current_end(partition, &self.uncommitted)
     }
 
     /// The offset behind the last record that was handed out of an owned partition.

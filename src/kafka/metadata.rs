@@ -7,7 +7,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::client::{Client, ClientContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 
@@ -16,16 +16,16 @@ const MISSING_FOR: Duration = Duration::from_secs(5);
 const BETWEEN_ANSWERS: Duration = Duration::from_millis(200);
 
 /// Low watermark and end of a partition.
-pub(super) fn watermarks<C: ConsumerContext>(
-    consumer: &BaseConsumer<C>,
+pub(super) fn watermarks<C: ClientContext>(
+    client: &Client<C>,
     topic: &str,
     partition: i32,
     timeout: Duration,
 ) -> KafkaResult<(i64, i64)> {
-    match consumer.fetch_watermarks(topic, partition, timeout) {
+    match client.fetch_watermarks(topic, partition, timeout) {
         Err(error) if is_unknown(&error) => {
-            consumer.fetch_metadata(Some(topic), timeout)?;
-            consumer.fetch_watermarks(topic, partition, timeout)
+            client.fetch_metadata(Some(topic), timeout)?;
+            client.fetch_watermarks(topic, partition, timeout)
         }
         answered => answered,
     }
@@ -33,21 +33,25 @@ pub(super) fn watermarks<C: ConsumerContext>(
 
 /// Says that a topic or partition is not known, rightly or not.
 pub(super) fn is_unknown(error: &KafkaError) -> bool {
+    error.rdkafka_error_code().is_some_and(is_unknown_code)
+}
+
+/// See [`is_unknown`].
+pub(super) fn is_unknown_code(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode as Code;
-    let code = error.rdkafka_error_code();
-    matches!(code, Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition))
+    matches!(code, Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition)
 }
 
 /// The partitions of a topic, 0 when a broker says that there is no such topic.
 ///
 /// # Errors
 /// No answer, or none that says either.
-pub(super) fn partition_count<C: ConsumerContext>(
-    consumer: &BaseConsumer<C>,
+pub(super) fn partition_count<C: ClientContext>(
+    client: &Client<C>,
     topic: &str,
     timeout: Duration,
 ) -> KafkaResult<i32> {
-    let metadata = consumer.fetch_metadata(Some(topic), timeout)?;
+    let metadata = client.fetch_metadata(Some(topic), timeout)?;
     let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else { return Ok(0) };
     match found.error() {
         None => Ok(i32::try_from(found.partitions().len()).unwrap_or(i32::MAX)),
@@ -58,14 +62,10 @@ pub(super) fn partition_count<C: ConsumerContext>(
 
 /// Whether a topic that was said to be unknown is: asks for some seconds, since a broker that has
 /// just started may not know it yet. False at the first sign of it, and when nobody answers.
-pub(super) fn is_missing<C: ConsumerContext>(
-    consumer: &BaseConsumer<C>,
-    topic: &str,
-    timeout: Duration,
-) -> bool {
+pub(super) fn is_missing<C: ClientContext>(client: &Client<C>, topic: &str, timeout: Duration) -> bool {
     let begun = Instant::now();
     loop {
-        if !matches!(partition_count(consumer, topic, timeout), Ok(0)) {
+        if !matches!(partition_count(client, topic, timeout), Ok(0)) {
             return false;
         }
         if begun.elapsed() >= MISSING_FOR {

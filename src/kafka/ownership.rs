@@ -156,7 +156,7 @@ impl Ownership {
         let (group, reason) = (self.group.clone(), error.to_string());
         match error.rdkafka_error_code() {
             Some(Code::UnknownTopicOrPartition | Code::UnknownTopic)
-                if metadata::is_missing(&self.consumer, &self.topic, REQUEST_TIMEOUT) =>
+                if metadata::is_missing(self.consumer.client(), &self.topic, REQUEST_TIMEOUT) =>
             {
                 Err(OwnershipError::UnknownTopic { topic: self.topic.clone() })
             }

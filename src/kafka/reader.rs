@@ -3,8 +3,9 @@
 //! Where a reader goes on is the caller's knowledge (a checkpoint, a manifest); an offset that the
 //! log does not hold any more is an error that names it, never a reset.
 
+mod reading;
+
 use std::cell::RefCell;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,11 +15,12 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::Message;
 
+pub use reading::{From, Reading, read_to_end};
+
 use super::client::{Context, client_config, is_access_refused, is_connection_trouble};
 use super::identity::{TopicId, topic_ids};
 use super::{Record, TopicNames, metadata, partition_list};
 use crate::settings;
-use crate::supervise::StopToken;
 
 /// Why a log could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -226,7 +228,7 @@ impl LogReader {
     fn missing_topic(&self) -> Option<String> {
         let mut topics: Vec<&str> = self.assigned.iter().map(|(topic, ..)| &**topic).collect();
         topics.dedup();
-        let is_missing = |topic: &&str| metadata::is_missing(&self.consumer, topic, REQUEST_TIMEOUT);
+        let is_missing = |topic: &&str| metadata::is_missing(self.consumer.client(), topic, REQUEST_TIMEOUT);
         topics.into_iter().find(is_missing).map(str::to_owned)
     }
 
@@ -282,7 +284,16 @@ impl LogReader {
     /// The first offset that the log holds, and its last stable offset: the one behind the last
     /// committed record or control record. Asks the broker; blocks for up to ten seconds.
     pub fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), ReadError> {
-        metadata::watermarks(&self.consumer, topic, partition, REQUEST_TIMEOUT)
+        self.watermarks_within(topic, partition, REQUEST_TIMEOUT)
+    }
+
+    fn watermarks_within(
+        &self,
+        topic: &str,
+        partition: i32,
+        patience: Duration,
+    ) -> Result<(i64, i64), ReadError> {
+        metadata::watermarks(self.consumer.client(), topic, partition, patience)
             .map_err(|error| self.question_failed(topic, &error))
     }
 
@@ -299,7 +310,7 @@ impl LogReader {
 
     /// The number of partitions of a topic. Asks a broker; blocks for up to ten seconds.
     pub fn partitions(&self, topic: &str) -> Result<i32, ReadError> {
-        match metadata::partition_count(&self.consumer, topic, REQUEST_TIMEOUT) {
+        match metadata::partition_count(self.consumer.client(), topic, REQUEST_TIMEOUT) {
             Ok(count) if count > 0 => Ok(count),
             Ok(_) => Err(self.question_failed(topic, &KafkaError::MetadataFetch(Code::UnknownTopic))),
             Err(error) => Err(self.question_failed(topic, &error)),
@@ -310,7 +321,7 @@ impl LogReader {
         let (client, reason) = (self.client.clone(), error.to_string());
         match error.rdkafka_error_code() {
             _ if metadata::is_unknown(error)
-                && metadata::is_missing(&self.consumer, topic, REQUEST_TIMEOUT) =>
+                && metadata::is_missing(self.consumer.client(), topic, REQUEST_TIMEOUT) =>
             {
                 ReadError::UnknownTopic { topic: topic.to_owned() }
             }
@@ -324,125 +335,6 @@ fn client_error(client: &str, error: &KafkaError) -> ReadError {
     ReadError::Client { client: client.to_owned(), reason: error.to_string() }
 }
 
-/// Where a [`Reading`] begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum From {
-    /// The first record that the log holds.
-    Beginning,
-    /// This offset, which the log must hold or end at.
-    Offset(i64),
-}
-
-/// A partition that is read once, from an offset to the last stable offset at the time of the call or
-/// somewhat later, in slices: for a thread that has something else to do in between.
-pub struct Reading {
-    reader: LogReader,
-    topic: String,
-    partition: i32,
-    next: i64,
-    end: i64,
-}
-
-impl Reading {
-    /// Asks for the bounds of the partition and begins to fetch.
-    ///
-    /// # Errors
-    /// [`ReadError::OffsetGone`], [`ReadError::UnknownTopic`], [`ReadError::AccessRefused`];
-    /// [`ReadError::Unavailable`] when no broker answers within ten seconds.
-    pub fn begin(
-        kafka: &settings::Kafka,
-        topic: &str,
-        partition: i32,
-        from: From,
-    ) -> Result<Self, ReadError> {
-        // A fetch at the end waits this long before it says that there is no more.
-        let tuning = [&FETCH_TUNING[..], &[("fetch.wait.max.ms", "20")]].concat();
-        let mut reader = LogReader::with_tuning(kafka, "one-time reader", &tuning)?;
-        let (low, end) = reader.watermarks(topic, partition)?;
-        let next = match from {
-            From::Beginning => low,
-            From::Offset(offset) => offset,
-        };
-        if next < low || next > end {
-            return Err(ReadError::OffsetGone {
-                topic: topic.into(),
-                partition,
-                offset: next,
-                low,
-                high: end,
-            });
-        }
-        reader.assign(&[(topic, partition, next)])?;
-        Ok(Self { reader, topic: topic.to_owned(), partition, next, end })
-    }
-
-    /// The offset to go on from.
-    #[must_use]
-    pub fn next_offset(&self) -> i64 {
-        self.next
-    }
-
-    /// Gives committed records to `each` until the end, until `deadline`, or until `each` breaks;
-    /// true at the end.
-    ///
-    /// # Errors
-    /// As [`LogReader::poll`].
-    pub fn advance(
-        &mut self,
-        deadline: Instant,
-        mut each: impl FnMut(Record) -> ControlFlow<()>,
-    ) -> Result<bool, ReadError> {
-        while self.next < self.end {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.reader.next(left)? {
-                Polled::Record(record) => {
-                    self.next = record.offset + 1;
-                    if each(record).is_break() {
-                        break;
-                    }
-                }
-                // Behind the last record there are only control records and aborted ones.
-                Polled::End => self.next = self.next.max(self.end),
-                Polled::Nothing => {}
-            }
-            if left.is_zero() {
-                break;
-            }
-        }
-        Ok(self.next >= self.end)
-    }
-}
-
-/// Gives every committed record of a partition, up to the last stable offset at the time of the
-/// call or somewhat later, to `each`; the offset to go on from.
-///
-/// # Errors
-/// As [`Reading::begin`] and [`Reading::advance`]; [`ReadError::Stopped`] when the stop comes first.
-pub fn read_to_end(
-    kafka: &settings::Kafka,
-    topic: &str,
-    partition: i32,
-    from: From,
-    stop: &StopToken,
-    mut each: impl FnMut(Record),
-) -> Result<i64, ReadError> {
-    let mut reading = Reading::begin(kafka, topic, partition, from)?;
-    loop {
-        if stop.is_stopped() {
-            return Err(ReadError::Stopped { topic: reading.topic, partition: reading.partition });
-        }
-        let is_over = reading.advance(Instant::now() + POLL_SLICE, |record| {
-            each(record);
-            ControlFlow::Continue(())
-        })?;
-        if is_over {
-            return Ok(reading.next);
-        }
-    }
-}
-
 /// A poll passes over control records, which may be all that lies before an end, without coming
 /// back: the position, which moves with them, is looked at this often.
 const CONTROL_SLICE: Duration = Duration::from_millis(5);
-/// How often a reader to the end looks at the stop.
-const POLL_SLICE: Duration = Duration::from_millis(100);

@@ -48,6 +48,11 @@ impl PublishError {
         move |source| Self::File { path, source }
     }
 
+    /// Whether brokers gave no answer, which passes by itself.
+    pub(crate) fn is_outage(&self) -> bool {
+        matches!(self, Self::Read(ReadError::Unavailable { .. }) | Self::PageTimeout { .. })
+    }
+
     /// True when another trainer took over, so that a restart is right (exit code 3).
     pub fn is_fenced(&self) -> bool {
         match self {

@@ -129,9 +129,7 @@ impl Publisher {
         group: &dyn Fn() -> Option<GroupMetadata>,
     ) -> Result<Published, PublishError> {
         let started = Instant::now();
-        let topic = self.settings.topics.registry(&self.settings.model.name);
-        self.registry.poll_people(|| self.pages.stable_end(&topic))?;
-        let draft = self.draft(candidate)?;
+        let draft = self.draft_patiently(&candidate)?;
         let committed = self.commit(&draft, group)?;
         let manifest = self.apply(&draft, committed);
         failpoint("publish-before-trim");
@@ -153,6 +151,20 @@ impl Publisher {
             VersionNotPromoted { version: manifest.version, reason }.emit();
         }
         Ok(Published { manifest, pages_written: draft.plan.writes.len() })
+    }
+
+    /// A draft, also where the brokers that it asks are away for a while.
+    fn draft_patiently(&mut self, candidate: &Candidate) -> Result<Draft, PublishError> {
+        let topic = self.settings.topics.registry(&self.settings.model.name);
+        loop {
+            let heard = self.registry.poll_people(|| self.pages.stable_end(&topic));
+            match heard.and_then(|()| self.draft(candidate.clone())) {
+                Err(error) if error.is_outage() && !self.stop.wait(BETWEEN_ATTEMPTS) => {
+                    tracing::debug!(%error, "the draft of a version is made again");
+                }
+                drafted => return drafted,
+            }
+        }
     }
 
     /// Decides and prepares everything: an open transaction that waits for us would hold the last

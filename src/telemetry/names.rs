@@ -82,7 +82,7 @@ table! {
     JOINER_TRANSACTION_SECONDS "easq_joiner_transaction_seconds" Histogram []
         "Time from begin to commit of a joiner transaction.";
     JOINER_RECOVERY_SECONDS "easq_joiner_recovery_seconds" Histogram []
-        "Time from the assignment of a partition to its first new output.";
+        "Time from the assignment of a partition until its state is rebuilt and it gives new output; not of those that kept their state.";
     JOINER_LABEL_SECONDS "easq_joiner_label_seconds" Histogram []
         "Time from the writing of the record that completed a label to the commit of the label.";
     JOINER_LOST_OFFSETS "easq_joiner_lost_offsets_total" Counter ["topic", "partition"]

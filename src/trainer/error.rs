@@ -82,13 +82,11 @@ impl TrainerError {
 
     /// Whether brokers gave no answer, which passes by itself.
     pub(super) fn is_outage(&self) -> bool {
-        matches!(
-            self,
-            Self::Read(ReadError::Unavailable { .. })
-                | Self::Publish(
-                    PublishError::Read(ReadError::Unavailable { .. }) | PublishError::PageTimeout { .. }
-                )
-        )
+        match self {
+            Self::Read(ReadError::Unavailable { .. }) => true,
+            Self::Publish(error) => error.is_outage(),
+            _ => false,
+        }
     }
 
     /// Whether it only says that a stop came before the end of something.

@@ -51,7 +51,7 @@ impl<'a> Fleet<'a> {
     pub fn new(cluster: &'a Cluster, line: &Line, joiners: usize, trainers: usize) -> Self {
         let joiner = |number: usize| {
             // Half of them are static members, half dynamic ones.
-            let id = if number.is_multiple_of(2) { format!("joiner-{number}") } else { String::new() };
+            let id = if number.is_multiple_of(2) { format!("joiner-{number}") } else { "dynamic".to_owned() };
             (Target::Joiner(number), ["run", "--role", "joiner"], line.clone().set("joiner.instance_id", id))
         };
         let trainer = |number| (Target::Trainer(number), ["run", "--role", "trainer"], line.clone());
@@ -70,22 +70,28 @@ impl<'a> Fleet<'a> {
         self.summary.clone()
     }
 
-    pub fn hurt(&mut self, target: Target, fault: Fault) {
+    /// False when there is nobody to be hurt at the moment.
+    pub fn hurt(&mut self, target: Target, fault: Fault) -> bool {
+        // How it has ended by itself, if it has, is not to be covered up.
+        self.look_after();
         let cluster = self.cluster;
         let post = self.post(target);
+        let is_running = post.process.as_mut().is_some_and(Easq::is_running) && post.leaving.is_none();
         match fault {
+            _ if !is_running => {}
             Fault::Cut => cluster.cut(post.door),
             Fault::Refuse => cluster.refuse(post.door),
             Fault::Kill => {
                 post.process.take().iter_mut().for_each(Easq::kill);
-                (post.is_down, post.leaving) = (true, None);
+                post.is_down = true;
             }
             Fault::Freeze => post.signal("STOP"),
             Fault::Leave => {
                 post.signal("TERM");
-                post.leaving = Some(Instant::now());
+                (post.is_down, post.leaving) = (true, Some(Instant::now()));
             }
         }
+        is_running
     }
 
     pub fn mend(&mut self, target: Target, fault: Fault) {

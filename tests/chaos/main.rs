@@ -20,6 +20,7 @@ mod rolling;
 mod schedule;
 mod traffic;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -70,7 +71,7 @@ fn main() -> ExitCode {
     let again = format!("make chaos SEED={seed} MINUTES={} BROKERS={brokers}", arguments.minutes);
     println!("chaos: {again}");
     // Whatever goes wrong, the seed is the last word.
-    let outcome = std::panic::catch_unwind(|| run(seed, duration, brokers));
+    let outcome = catch_unwind(|| run(seed, duration, brokers));
     match outcome {
         Ok(report) if report.is_good() => {
             println!("{report}");
@@ -117,15 +118,18 @@ fn run(seed: u64, duration: Duration, brokers: usize) -> Report {
     let written: &'static Written = Box::leak(Box::default());
     let (recoveries, rolling, stop) = (Recoveries::default(), Rolling::default(), StopToken::new());
     let mut fleet = Fleet::new(&cluster, &line, JOINERS, TRAINERS);
+    let mut happened = Vec::new();
     thread::scope(|scope| {
         // A failed assertion must not leave the others waiting for ever.
         let guard = StopOnDrop(&stop);
         let writing = scope.spawn(|| traffic::write(&line, &deliveries, duration, written));
         scope.spawn(|| recoveries.watch(&line, PARTITIONS, &stop));
-        scope.spawn(|| rolling.follow(&line, &stop));
-        play(&events, &cluster, &mut fleet, |event| {
-            recoveries.begin(event.target, event.fault, written.ends());
-        });
+        scope.spawn(|| rolling.follow(&line, &recoveries, &stop));
+        let begins = |event: &Event| match event.target {
+            Target::Trainer(_) => recoveries.begin_until_version(event.kind(), rolling.newest()),
+            Target::Joiner(_) | Target::Broker(_) => recoveries.begin(event.kind(), written.ends()),
+        };
+        happened = play(&events, &cluster, &mut fleet, &begins);
         while !writing.is_finished() {
             fleet.look_after();
             thread::sleep(TICK);
@@ -135,19 +139,24 @@ fn run(seed: u64, duration: Duration, brokers: usize) -> Report {
         drop(guard);
     });
     let verdict = verify::joiner(&line, &written.malformed());
-    let history = History::read(&line.settings());
-    history.assert_lineage();
-    let breaks = history.assert_order();
+    let lineage = catch_unwind(AssertUnwindSafe(|| lineage_of(&line)));
     rolling.verify_kept_versions(&line);
     Report {
-        events,
+        events: happened,
         verdict,
         recoveries: recoveries.done(),
-        versions: history.versions.len(),
-        breaks,
+        lineage: lineage.ok(),
         rolling,
         fleet: fleet.summary(),
     }
+}
+
+/// Invariant 7 over all that was ever published: how many versions there were, and how often training
+/// went on from a checkpoint that was not the newest of them.
+fn lineage_of(line: &Line) -> (usize, usize) {
+    let history = History::read(&line.settings());
+    history.assert_lineage();
+    (history.versions.len(), history.assert_order())
 }
 
 struct StopOnDrop<'a>(&'a StopToken);
@@ -158,43 +167,69 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
-/// Hurts and mends by the schedule.
-fn play(events: &[Event], cluster: &Cluster, fleet: &mut Fleet<'_>, begins: impl Fn(&Event)) {
-    let mut steps: Vec<(Duration, bool, &Event)> = events
-        .iter()
+/// Hurts and mends by the schedule; what came to pass of it, since nobody is killed twice.
+fn play(
+    events: &[Event],
+    cluster: &Cluster,
+    fleet: &mut Fleet<'_>,
+    begins: &(dyn Fn(&Event) + Sync),
+) -> Vec<Event> {
+    let (brokers, processes): (Vec<Event>, Vec<Event>) =
+        events.iter().partition(|event| matches!(event.target, Target::Broker(_)));
+    let mut steps: Vec<(Duration, bool, Event)> = processes
+        .into_iter()
         .flat_map(|event| [(event.at, true, event), (event.at + event.lasts, false, event)])
         .collect();
     steps.sort_by_key(|(at, ..)| *at);
     let begun = Instant::now();
     thread::scope(|scope| {
+        // A broker's start takes seconds: the rest of the schedule does not wait for it.
+        let hurting = scope.spawn(|| hurt_brokers(brokers, cluster, begun, begins));
+        let mut happened = Vec::new();
         for (at, is_begin, event) in steps {
             while begun.elapsed() < at {
                 fleet.look_after();
                 thread::sleep(TICK);
             }
-            if is_begin {
-                begins(event);
-            }
-            match (event.target, event.fault, is_begin) {
-                // One at a time: a broker that was started again has to catch up first.
-                (Target::Broker(broker), Fault::Kill, true) => {
-                    cluster.until_in_sync();
-                    cluster.kill(broker);
-                }
-                // A start takes seconds: the rest of the schedule does not wait for it.
-                (Target::Broker(broker), Fault::Kill, false) => {
-                    scope.spawn(move || cluster.restart(broker));
-                }
-                (Target::Broker(broker), _, true) => {
-                    cluster.until_in_sync();
-                    cluster.pause(broker);
-                }
-                (Target::Broker(broker), _, false) => cluster.resume(broker),
-                (target, fault, true) => fleet.hurt(target, fault),
-                (target, fault, false) => fleet.mend(target, fault),
+            if !is_begin {
+                fleet.mend(event.target, event.fault);
+            } else if fleet.hurt(event.target, event.fault) {
+                begins(&event);
+                happened.push(event);
             }
         }
-    });
+        while !hurting.is_finished() {
+            fleet.look_after();
+            thread::sleep(TICK);
+        }
+        happened.extend(hurting.join().expect("every broker is back"));
+        happened
+    })
+}
+
+/// One at a time: a broker that was started again has to catch up first.
+fn hurt_brokers(
+    events: Vec<Event>,
+    cluster: &Cluster,
+    begun: Instant,
+    begins: &(dyn Fn(&Event) + Sync),
+) -> Vec<Event> {
+    for event in &events {
+        let Target::Broker(broker) = event.target else { continue };
+        cluster.until_in_sync();
+        thread::sleep(event.at.saturating_sub(begun.elapsed())); // the schedule is the point
+        match event.fault {
+            Fault::Kill => cluster.kill(broker),
+            _ => cluster.pause(broker),
+        }
+        begins(event);
+        thread::sleep(event.lasts);
+        match event.fault {
+            Fault::Kill => cluster.restart(broker),
+            _ => cluster.resume(broker),
+        }
+    }
+    events
 }
 
 /// Waits until all that was written is joined and learned, then sends everybody home.

@@ -1,4 +1,5 @@
-//! How long it takes from a fault until all that lay in the inputs then is joined and committed.
+//! How long it takes from a fault until its effect is over: of joiners and brokers, until all that
+//! lay in the inputs then is joined and committed; of trainers, until a follower has a newer version.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -10,7 +11,6 @@ use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::topic_partition_list::Offset;
 
-use crate::schedule::{Fault, Target};
 use crate::support::Line;
 use crate::traffic::Ends;
 
@@ -25,25 +25,40 @@ pub struct Recoveries {
 
 #[derive(Debug, Default)]
 struct State {
-    open: Vec<(String, Instant, Ends)>,
+    open: Vec<(String, Instant, Until)>,
     done: BTreeMap<String, Vec<Duration>>,
+}
+
+/// What ends a recovery.
+#[derive(Debug)]
+enum Until {
+    Committed(Ends),
+    NewerThan(u64),
 }
 
 impl Recoveries {
     /// A fault begins now; `ends` is how far the inputs are written.
-    pub fn begin(&self, target: Target, fault: Fault, ends: Ends) {
-        let who = match target {
-            Target::Joiner(_) => "joiner",
-            Target::Trainer(_) => "trainer",
-            Target::Broker(_) => "broker",
-        };
-        let mut state = self.state.lock().expect("no watcher panicked");
-        state.open.push((format!("{who} {fault}"), Instant::now(), ends));
+    pub fn begin(&self, kind: String, ends: Ends) {
+        self.open(kind, Until::Committed(ends));
+    }
+
+    /// A fault begins now; `version` is the newest that a follower has.
+    pub fn begin_until_version(&self, kind: String, version: u64) {
+        self.open(kind, Until::NewerThan(version));
+    }
+
+    fn open(&self, kind: String, until: Until) {
+        self.state.lock().expect("nobody panicked").open.push((kind, Instant::now(), until));
+    }
+
+    /// A follower has this version.
+    pub fn has_version(&self, version: u64) {
+        self.settle(|until| matches!(until, Until::NewerThan(before) if *before < version));
     }
 
     /// Times by kind of fault, each sorted.
     pub fn done(&self) -> BTreeMap<String, Vec<Duration>> {
-        let mut done = self.state.lock().expect("no watcher panicked").done.clone();
+        let mut done = self.state.lock().expect("nobody panicked").done.clone();
         done.values_mut().for_each(|times| times.sort());
         done
     }
@@ -56,24 +71,25 @@ impl Recoveries {
         let client: BaseConsumer = config.create().expect("a valid client configuration");
         while !stop.is_stopped() {
             if let Some(committed) = committed(&client, &settings.topics, partitions) {
-                self.settle(&committed);
+                self.settle(|until| matches!(until, Until::Committed(ends) if are_reached(ends, &committed)));
             }
             thread::sleep(TICK);
         }
     }
 
-    fn settle(&self, committed: &Ends) {
+    fn settle(&self, is_over: impl Fn(&Until) -> bool) {
         let mut state = self.state.lock().expect("nobody panicked");
-        let is_reached = |ends: &Ends| {
-            ends.iter().all(|(partition, end)| committed.get(partition).is_some_and(|next| next >= end))
-        };
         let open = std::mem::take(&mut state.open);
-        let (done, open): (Vec<_>, Vec<_>) = open.into_iter().partition(|(.., ends)| is_reached(ends));
+        let (done, open): (Vec<_>, Vec<_>) = open.into_iter().partition(|(.., until)| is_over(until));
         state.open = open;
         for (kind, begun, _) in done {
             state.done.entry(kind).or_default().push(begun.elapsed());
         }
     }
+}
+
+fn are_reached(ends: &Ends, committed: &Ends) -> bool {
+    ends.iter().all(|(partition, end)| committed.get(partition).is_some_and(|next| next >= end))
 }
 
 /// What the group has committed; `None` while no broker says.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::fleet::Summary;
 use crate::rolling::Rolling;
-use crate::schedule::{Event, Target};
+use crate::schedule::Event;
 use crate::support::verify::Verdict;
 
 pub struct Report {
@@ -14,16 +14,19 @@ pub struct Report {
     pub verdict: Verdict,
     /// By kind of fault, each sorted.
     pub recoveries: BTreeMap<String, Vec<Duration>>,
-    pub versions: usize,
-    /// Times that training went on from a checkpoint that was not the newest version.
-    pub breaks: usize,
+    /// Versions published, and times that training went on from a checkpoint that was not the newest
+    /// of them; `None` when the lineage does not hold, which stands above.
+    pub lineage: Option<(usize, usize)>,
     pub rolling: Rolling,
     pub fleet: Summary,
 }
 
 impl Report {
     pub fn is_good(&self) -> bool {
-        self.verdict.is_exactly_once() && self.rolling.faults().is_empty() && self.fleet.failures.is_empty()
+        self.verdict.is_exactly_once()
+            && self.lineage.is_some()
+            && self.rolling.faults().is_empty()
+            && self.fleet.failures.is_empty()
     }
 }
 
@@ -32,12 +35,7 @@ impl fmt::Display for Report {
         let Verdict { inputs, effects, lost, duplicated, wrong, faults } = &self.verdict;
         let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
         for event in &self.events {
-            let who = match event.target {
-                Target::Joiner(_) => "joiner",
-                Target::Trainer(_) => "trainer",
-                Target::Broker(_) => "broker",
-            };
-            *kinds.entry(format!("{who} {}", event.fault)).or_default() += 1;
+            *kinds.entry(event.kind()).or_default() += 1;
         }
         writeln!(f, "{:<20} {:>6}   recovered: {:>6} {:>8} {:>8}", "fault", "times", "p50", "p99", "max")?;
         for (kind, times) in &kinds {
@@ -55,11 +53,14 @@ impl fmt::Display for Report {
             "inputs {inputs}, effects {effects}, lost {lost}, duplicated {duplicated}, wrong {wrong}"
         )?;
         let loaded = self.rolling.versions_loaded();
-        writeln!(
-            f,
-            "versions {}, of which {loaded} loaded by a follower; training resumed from an older checkpoint {} times",
-            self.versions, self.breaks
-        )?;
+        match self.lineage {
+            Some((versions, breaks)) => writeln!(
+                f,
+                "versions {versions}, of which {loaded} loaded by a follower; training resumed from an older \
+                 checkpoint {breaks} times"
+            )?,
+            None => writeln!(f, "FAULT: the lineage of the versions does not hold (see above)")?,
+        }
         for fault in faults.iter().chain(&self.rolling.faults()).chain(&self.fleet.failures) {
             writeln!(f, "FAULT: {fault}")?;
         }

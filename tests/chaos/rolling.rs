@@ -9,9 +9,14 @@ use easq::publish::page_reader::PageReader;
 use easq::publish::{FollowEvent, Follower};
 use easq::supervise::StopToken;
 
+use crate::recovery::Recoveries;
 use crate::support::{Line, lineage};
 
 const POLL: Duration = Duration::from_millis(200);
+
+/// Reasons that have nothing to do with the version: brokers are away, or it was trimmed meanwhile
+/// since production has gone on.
+const PASSING: [&str; 2] = ["no answer", "is gone"];
 
 /// What the follower has met.
 #[derive(Debug, Default)]
@@ -28,7 +33,7 @@ struct State {
 
 impl Rolling {
     /// Follows until the stop. Brokers that are away are no fault, a version that is not whole is.
-    pub fn follow(&self, line: &Line, stop: &StopToken) {
+    pub fn follow(&self, line: &Line, recoveries: &Recoveries, stop: &StopToken) {
         let settings = line.settings();
         let folder = tempfile::tempdir().expect("a folder");
         let mut follower: Option<Follower> = None;
@@ -38,9 +43,12 @@ impl Rolling {
                 continue;
             };
             match following.poll(POLL) {
-                Ok(Some(FollowEvent::Loaded { manifest, .. })) => self.loaded(manifest.version),
+                Ok(Some(FollowEvent::Loaded { manifest, .. })) => {
+                    self.loaded(manifest.version);
+                    recoveries.has_version(manifest.version);
+                }
                 Ok(Some(FollowEvent::Kept { wanted, reason, .. })) => {
-                    if reason.contains("digest") || reason.contains("SHA-256") {
+                    if !PASSING.iter().any(|passing| reason.contains(passing)) {
                         self.fault(format!("version {wanted} is not whole: {reason}"));
                     }
                 }
@@ -78,6 +86,11 @@ impl Rolling {
         if followed.is_none_or(|version| !registry.versions.contains_key(&version)) {
             self.fault(format!("production points to {followed:?}, which is not there"));
         }
+    }
+
+    /// The newest version loaded.
+    pub fn newest(&self) -> u64 {
+        self.state.lock().expect("no follower panicked").newest
     }
 
     /// Versions loaded on the way.

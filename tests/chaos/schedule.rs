@@ -14,6 +14,17 @@ pub enum Target {
     Broker(usize),
 }
 
+impl Target {
+    /// Its kind.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Target::Joiner(_) => "joiner",
+            Target::Trainer(_) => "trainer",
+            Target::Broker(_) => "broker",
+        }
+    }
+}
+
 /// How it is hurt, and what ends it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -76,7 +87,8 @@ pub fn schedule(seed: u64, duration: Duration, crew: Crew) -> Vec<Event> {
         // Some end before a session or a transaction times out, some after both.
         let most_ms = match (target, fault) {
             (Target::Broker(_), _) => 8_000,
-            (_, Fault::Kill | Fault::Leave | Fault::Refuse) => 4_000,
+            (_, Fault::Refuse) => 4_000,
+            (_, Fault::Kill | Fault::Leave) => 10_000,
             (_, Fault::Freeze | Fault::Cut) => 16_000,
         };
         let event =
@@ -90,6 +102,11 @@ pub fn schedule(seed: u64, duration: Duration, crew: Crew) -> Vec<Event> {
 }
 
 impl Event {
+    /// The kind of whom, and how: what is counted together.
+    pub fn kind(&self) -> String {
+        format!("{} {}", self.target.kind(), self.fault)
+    }
+
     /// Whether a later event cannot begin before this one is over.
     fn excludes(&self, later: &Event) -> bool {
         let of_one_kind =

@@ -20,18 +20,9 @@ pub(super) struct FeedContext {
     pub(super) logging: Context,
     topic: Arc<str>,
     rebalances: Mutex<VecDeque<Change>>,
-    positions: Mutex<BTreeMap<i32, Positions>>,
+    end_offsets: Mutex<BTreeMap<i32, i64>>,
     /// The consumer is being closed: revocations are answered here, nobody asks for them any more.
     closing: AtomicBool,
-}
-
-/// What librdkafka's statistics say of a partition.
-#[derive(Clone, Copy)]
-struct Positions {
-    /// The last stable offset, at which what a read_committed consumer can read ends.
-    end: i64,
-    /// The next offset to be fetched: behind all that was handed out, or waits in the queue.
-    fetch: i64,
 }
 
 /// A rebalance as librdkafka reports it: partitions of both topics.
@@ -63,7 +54,7 @@ impl FeedContext {
             logging: Context::new(client, ()),
             topic,
             rebalances: Mutex::default(),
-            positions: Mutex::default(),
+            end_offsets: Mutex::default(),
             closing: AtomicBool::new(false),
         }
     }
@@ -77,16 +68,7 @@ impl FeedContext {
     }
 
     pub(super) fn end_offset(&self, partition: i32) -> Option<i64> {
-        self.positions(partition).map(|positions| positions.end)
-    }
-
-    /// As of at most a second ago; after an assignment or a seek, possibly of before.
-    pub(super) fn fetch_offset(&self, partition: i32) -> Option<i64> {
-        self.positions(partition).map(|positions| positions.fetch)
-    }
-
-    fn positions(&self, partition: i32) -> Option<Positions> {
-        self.positions.lock().unwrap_or_else(PoisonError::into_inner).get(&partition).copied()
+        self.end_offsets.lock().unwrap_or_else(PoisonError::into_inner).get(&partition).copied()
     }
 
     pub(super) fn close(&self) {
@@ -105,11 +87,11 @@ impl ClientContext for FeedContext {
 
     fn stats(&self, statistics: Statistics) {
         let Some(topic) = statistics.topics.get(&*self.topic) else { return };
-        let mut positions = self.positions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut end_offsets = self.end_offsets.lock().unwrap_or_else(PoisonError::into_inner);
         for partition in topic.partitions.values() {
+            // What a read_committed consumer can read ends at the last stable offset.
             if partition.partition >= 0 && partition.ls_offset >= 0 {
-                let position = Positions { end: partition.ls_offset, fetch: partition.next_offset };
-                positions.insert(partition.partition, position);
+                end_offsets.insert(partition.partition, partition.ls_offset);
             }
         }
     }

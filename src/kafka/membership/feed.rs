@@ -12,7 +12,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::context::FeedContext;
 use super::{Health, MembershipError, REQUEST_TIMEOUT, RETRY_PAUSE};
-use crate::kafka::client::is_access_refused;
+use crate::kafka::client::{Context, is_access_refused};
 use crate::kafka::{Record, metadata, partition_list};
 
 /// A seek is local work of librdkafka; it answers at once unless the client is shutting down.
@@ -81,14 +81,14 @@ pub(super) struct Feed {
     pub(super) topic: Arc<str>,
     pub(super) consumer: BaseConsumer<FeedContext>,
     owned: BTreeMap<i32, Progress>,
-    /// The last poll left nothing in librdkafka's queue.
-    is_drained: bool,
+    /// When the brokers did not answer the question for an end.
+    unanswered: Option<Instant>,
     health: Health,
 }
 
 impl Feed {
     pub(super) fn new(topic: Arc<str>, consumer: BaseConsumer<FeedContext>) -> Self {
-        Self { topic, consumer, owned: BTreeMap::new(), is_drained: false, health: Health::default() }
+        Self { topic, consumer, owned: BTreeMap::new(), unanswered: None, health: Health::default() }
     }
 
     /// Stops early at a rebalance, so that no record of the next assignment is mixed in.
@@ -99,12 +99,8 @@ impl Feed {
         records: &mut Vec<Record>,
     ) -> Result<(), Fault> {
         let mut wait = timeout;
-        self.is_drained = false;
         for _ in 0..max {
-            let Some(polled) = self.consumer.poll(wait) else {
-                self.is_drained = true;
-                break;
-            };
+            let Some(polled) = self.consumer.poll(wait) else { break };
             wait = Duration::ZERO;
             match polled {
                 Ok(message) => {
@@ -217,24 +213,36 @@ impl Feed {
     ///
     /// [`at_end`](Self::at_end) alone does not tell: while a leader is away it stays as it was, and
     /// librdkafka says once only that an end was reached. So the brokers are asked, at most once a
-    /// second; and the fetch position, which follows control records too, must have come as far,
-    /// with nothing of it left in the queue.
-    pub(super) fn is_at_current_end(&mut self, partition: i32) -> bool {
-        let Some(progress) = self.owned.get_mut(&partition) else { return false };
-        if !progress.at_end {
+    /// second, through `probe`, which fetches nothing: an answer would wait behind a fetch. The
+    /// position of what was handed out, which moves over control records too, must have come as far.
+    pub(super) fn is_at_current_end(&mut self, partition: i32, probe: &BaseConsumer<Context>) -> bool {
+        let Some(progress) = self.owned.get_mut(&partition).filter(|progress| progress.at_end) else {
             return false;
-        }
+        };
         let end = match progress.asked_end {
             Some((asked, end)) if asked.elapsed() < END_KNOWN_FOR => end,
+            // Who does not answer for one partition is not asked for the next.
+            _ if self.unanswered.is_some_and(|asked| asked.elapsed() < END_KNOWN_FOR) => None,
             _ => {
-                let bounds = metadata::watermarks(&self.consumer, &self.topic, partition, END_TIMEOUT);
+                let asked = Instant::now();
+                let bounds = metadata::watermarks(probe.client(), &self.topic, partition, END_TIMEOUT);
                 let end = bounds.ok().map(|(_, end)| end);
-                progress.asked_end = Some((Instant::now(), end));
+                self.unanswered = end.is_none().then_some(asked);
+                progress.asked_end = Some((asked, end));
                 end
             }
         };
-        let fetched = self.consumer.context().fetch_offset(partition).max(Some(progress.next_offset));
-        self.is_drained && end.is_some() && fetched >= end
+        end.is_some() && self.position(partition) >= end
+    }
+
+    /// Behind the last record or control record that was handed out or passed over.
+    fn position(&self, partition: i32) -> Option<i64> {
+        let next_offset = self.next_offset(partition);
+        let positions = self.consumer.position().ok()?;
+        match positions.find_partition(&self.topic, partition)?.offset() {
+            Offset::Offset(offset) => next_offset.max(Some(offset)),
+            _ => next_offset,
+        }
     }
 
     pub(super) fn take_health(&mut self) -> Health {
@@ -243,8 +251,8 @@ impl Feed {
 
     /// `None`: the brokers do not answer yet.
     pub(super) fn partition_count(&self, timeout: Duration) -> Result<Option<i32>, MembershipError> {
-        match metadata::partition_count(&self.consumer, &self.topic, timeout) {
-            Ok(0) if metadata::is_missing(&self.consumer, &self.topic, timeout) => {
+        match metadata::partition_count(self.consumer.client(), &self.topic, timeout) {
+            Ok(0) if metadata::is_missing(self.consumer.client(), &self.topic, timeout) => {
                 Err(MembershipError::TopicMissing { topic: self.topic.to_string() })
             }
             Ok(0) => Ok(None),
@@ -264,7 +272,6 @@ impl Feed {
             (partition, Progress { next_offset, at_end: false, held: false, asked_end: None })
         };
         self.owned = offsets.iter().map(fresh).collect();
-        self.is_drained = false;
         self.health.offset_gone = false;
     }
 

@@ -71,7 +71,8 @@ impl Membership {
         stop: &StopToken,
     ) -> Result<Option<Bounds>, MembershipError> {
         self.patiently(&format!("the offsets of '{topic}' partition {partition}"), stop, || {
-            let (low, end) = metadata::watermarks(&self.mirror.consumer, topic, partition, REQUEST_TIMEOUT)?;
+            let (low, end) =
+                metadata::watermarks(self.mirror.consumer.client(), topic, partition, REQUEST_TIMEOUT)?;
             Ok(Bounds { low, end })
         })
     }
@@ -101,7 +102,7 @@ impl Membership {
         stop: &StopToken,
     ) -> Result<Option<i64>, MembershipError> {
         self.patiently(&format!("the end of '{topic}' partition {partition}"), stop, || {
-            Ok(metadata::watermarks(&self.uncommitted, topic, partition, REQUEST_TIMEOUT)?.1)
+            Ok(metadata::watermarks(self.uncommitted.client(), topic, partition, REQUEST_TIMEOUT)?.1)
         })
     }
 
@@ -123,7 +124,10 @@ impl Membership {
             let found = feed.consumer.offsets_for_times(asked, REQUEST_TIMEOUT)?;
             match found.find_partition(&feed.topic, partition).map(|element| element.offset()) {
                 Some(Offset::Offset(offset)) => Ok(offset),
-                _ => Ok(metadata::watermarks(&feed.consumer, &feed.topic, partition, REQUEST_TIMEOUT)?.1),
+                _ => {
+                    Ok(metadata::watermarks(feed.consumer.client(), &feed.topic, partition, REQUEST_TIMEOUT)?
+                        .1)
+                }
             }
         })
     }

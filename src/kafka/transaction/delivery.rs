@@ -7,6 +7,7 @@ use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::ProducerContext;
 
 use crate::kafka::client::{Context, is_access_refused};
+use crate::kafka::metadata;
 
 /// A record's place in [`Deliveries::offsets`], counted from 1, travels as its opaque value.
 pub(super) const NO_SLOT: usize = 0;
@@ -27,6 +28,8 @@ pub(super) struct Failure {
     pub(super) reason: String,
     /// The same record would fail again.
     pub(super) for_good: bool,
+    /// The topic, when it was said to be unknown, rightly or not.
+    pub(super) unknown_topic: Option<String>,
 }
 
 impl Failure {
@@ -41,6 +44,7 @@ impl Failure {
         Self {
             reason: format!("a record of {bytes} bytes for '{topic}' partition {partition} failed: {why}"),
             for_good: code.is_some_and(is_refused_for_good),
+            unknown_topic: code.is_some_and(metadata::is_unknown_code).then(|| topic.to_owned()),
         }
     }
 }
@@ -53,8 +57,6 @@ fn is_refused_for_good(code: RDKafkaErrorCode) -> bool {
             code,
             Code::MessageSizeTooLarge
                 | Code::MessageBatchTooLarge
-                | Code::UnknownTopic
-                | Code::UnknownTopicOrPartition
                 | Code::InvalidTopic
                 | Code::InvalidRecord
                 | Code::InvalidTimestamp
@@ -98,6 +100,9 @@ mod tests {
         assert!(!failure(RDKafkaErrorCode::MessageTimedOut).for_good);
         assert!(!failure(RDKafkaErrorCode::PurgeQueue).for_good);
         assert!(failure(RDKafkaErrorCode::TopicAuthorizationFailed).for_good);
+        // A broker that has just started may say so of a topic that is there.
+        let unknown = failure(RDKafkaErrorCode::UnknownTopic);
+        assert!(!unknown.for_good && unknown.unknown_topic.as_deref() == Some("t"));
         let large = failure(RDKafkaErrorCode::MessageSizeTooLarge);
         assert!(large.for_good);
         for part in ["9 bytes", "'t' partition 3", "max.message.bytes"] {

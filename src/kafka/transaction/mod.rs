@@ -24,13 +24,14 @@ pub use error::TransactionError;
 use error::{Facts, Verdict, is_of_group};
 
 use super::client::{client_config, is_access_refused};
-use super::{GroupMetadata, MAX_METADATA_BYTES, NextOffset, Outgoing, partition_list};
+use super::{GroupMetadata, MAX_METADATA_BYTES, NextOffset, Outgoing, metadata, partition_list};
 use crate::settings;
 use crate::supervise::{StopToken, failpoint};
 
 /// `init_transactions` goes on in the background between calls, so that it alone can be waited for
 /// in slices, with a look at the stop; every other call waits for its outcome.
 const INIT_SLICE: Duration = Duration::from_secs(1);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause before a retriable call is made again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// How long a full queue is served before the record is offered again.
@@ -215,6 +216,7 @@ impl TransactionalProducer {
         match error.rdkafka_error_code() {
             // A transaction that has failed already takes no more records.
             Some(RDKafkaErrorCode::State | RDKafkaErrorCode::PurgeQueue) => self.must_abort(CALL, reason),
+            Some(code) if metadata::is_unknown_code(code) => self.unknown(CALL, &record.topic, reason),
             _ => self.fatal(CALL, reason),
         }
     }
@@ -241,8 +243,19 @@ impl TransactionalProducer {
         match (failed, self.producer.client().fatal_error()) {
             (_, Some((code, text))) => Err(self.ended(call, code, text)),
             (Some(failure), None) if failure.for_good => Err(self.fatal(call, failure.reason)),
-            (Some(failure), None) => Err(self.must_abort(call, failure.reason)),
+            (Some(failure), None) => Err(match failure.unknown_topic {
+                Some(topic) => self.unknown(call, &topic, failure.reason),
+                None => self.must_abort(call, failure.reason),
+            }),
             (None, None) => Ok(()),
+        }
+    }
+
+    /// A topic was said to be unknown: final only if it is missing for a while.
+    fn unknown(&self, call: &'static str, topic: &str, reason: String) -> TransactionError {
+        match metadata::is_missing(self.producer.client(), topic, REQUEST_TIMEOUT) {
+            true => self.fatal(call, reason),
+            false => self.must_abort(call, reason),
         }
     }
 

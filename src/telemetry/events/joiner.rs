@@ -95,7 +95,6 @@ pub struct PartitionKept {
 
 impl PartitionKept {
     pub fn emit(self) {
-        histogram!(names::JOINER_RECOVERY_SECONDS).record(0.0);
         info!(partition = self.partition, "partition kept its state");
     }
 }
