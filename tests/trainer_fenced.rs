@@ -131,6 +131,18 @@ fn a_trainer_whose_training_hangs_lets_go_of_the_model_and_fails() {
 }
 
 #[test]
+fn a_panic_of_the_thread_that_trains_ends_the_process() {
+    let line = endless_session("fenced-panic");
+    let mut samples = Samples::new(&line.settings(), PARTITIONS);
+    samples.write(200);
+    let mut owner = Trainer::start_with(&line, "train-step=3*off->panic(out of order)");
+    let status = owner.process.wait(SOON);
+    let output = owner.process.output();
+    assert_eq!(status.code(), Some(1), "{status}: {output}");
+    assert!(output.contains("trainer panicked: out of order"), "{output}");
+}
+
+#[test]
 fn what_takes_long_without_hanging_keeps_the_model() {
     let line = line("fenced-slow").set("train.hang_timeout_ms", 1_000);
     let mut samples = Samples::new(&line.settings(), PARTITIONS);
