@@ -15,14 +15,16 @@ use easq::join::Outcome;
 use easq::kafka::topics::Admin;
 use easq::simulate::Delivery;
 use prost::Message;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use support::joiners::{self, Joiner, SOON};
 use support::lineage::{self, History, Logs};
 use support::oracle::Address;
+use support::trainers::Trainer;
 use support::{Cluster, Input, Line, Supervised, eventually, response, verify, view, world};
 
 const PARTITIONS: i32 = 2;
-const VIEWS: u64 = 16_000;
-const PARTS: usize = 5;
+const VIEWS: u64 = 24_000;
+const PARTS: usize = 16;
 const SPAN_MS: i64 = 3 * 3_600_000;
 /// Short, so that a test can wait for longer.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,6 +33,8 @@ fn line(cluster: &Cluster) -> Line {
     let line = Line::on(cluster.kafka(), "trouble")
         .set("joiner.instance_id", "one")
         .set("joiner.transaction_timeout_ms", TRANSACTION_TIMEOUT.as_millis())
+        // Long transactions, so that trouble comes in the middle of one.
+        .set("joiner.commit_interval_ms", 1_000)
         .set("publish.transaction_timeout_ms", TRANSACTION_TIMEOUT.as_millis())
         .set("publish.interval_ms", 200)
         .set("publish.checkpoint_interval_ms", 1_000);
@@ -38,16 +42,27 @@ fn line(cluster: &Cluster) -> Line {
     line
 }
 
-/// A stream of input records that is written part by part.
+/// A stream of input records that is written part by part, and the service that reads it.
 struct Traffic<'a> {
     line: &'a Line,
     service: &'a Supervised,
     deliveries: Vec<Delivery>,
     written: usize,
     malformed: BTreeSet<Address>,
+    /// Readers of what is committed, and of everything.
+    readers: [BaseConsumer; 2],
 }
 
-impl Traffic<'_> {
+impl<'a> Traffic<'a> {
+    fn new(line: &'a Line, service: &'a Supervised, seed: u64) -> Self {
+        let deliveries = world::deliveries(&line.settings(), VIEWS, SPAN_MS, seed, PARTITIONS);
+        let readers = ["read_committed", "read_uncommitted"].map(|level| {
+            let config = line.kafka().client().set("isolation.level", level).clone();
+            config.create().expect("a valid client configuration")
+        });
+        Self { line, service, deliveries, written: 0, malformed: BTreeSet::new(), readers }
+    }
+
     /// Writes the next part of [`PARTS`], through whatever troubles the brokers.
     fn write(&mut self) {
         let end = (self.written + self.deliveries.len().div_ceil(PARTS)).min(self.deliveries.len());
@@ -55,12 +70,31 @@ impl Traffic<'_> {
         self.written = end;
     }
 
-    /// Lets something happen while the next part is being written.
-    fn write_during(&mut self, trouble: impl FnOnce()) {
+    /// Lets something happen in the middle of a transaction of the joiner, while records come.
+    #[track_caller]
+    fn hurt_during_work(&mut self, trouble: impl FnOnce()) {
+        eventually(SOON, "the joiner has written outputs that it has not committed", || {
+            self.service.must_run();
+            assert!(self.written + self.deliveries.len() / PARTS < self.deliveries.len(), "nothing is left");
+            self.write();
+            self.has_open_outputs()
+        });
         thread::scope(|scope| {
             scope.spawn(|| self.write());
             trouble();
         });
+    }
+
+    fn has_open_outputs(&self) -> bool {
+        let topics = self.line.settings().topics;
+        let end = |reader: &BaseConsumer, topic: &str, partition| {
+            reader.fetch_watermarks(topic, partition, SOON).expect("brokers that answer").1
+        };
+        let is_open = |topic: &String, partition| {
+            let [committed, all] = &self.readers;
+            end(all, topic, partition) > end(committed, topic, partition)
+        };
+        (0..PARTITIONS).any(|partition| is_open(&topics.behavior_groups, partition))
     }
 
     /// Waits until all that was written is consumed.
@@ -78,22 +112,15 @@ impl Traffic<'_> {
     }
 }
 
-/// Runs the service on `brokers` nodes, lets `trouble` happen in the middle of its work, and checks
-/// what it has made of the whole stream.
+/// Runs the service on `brokers` nodes, lets `trouble` happen, and checks what the service has made of
+/// the whole stream.
 #[track_caller]
 fn survives(brokers: usize, seed: u64, trouble: impl FnOnce(&Cluster, &mut Traffic<'_>)) {
     println!("seed {seed}");
     let cluster = Cluster::start(brokers, 0);
     let line = line(&cluster);
     let service = Supervised::start(&line, &["run", "--role", "all"]);
-    let deliveries = world::deliveries(&line.settings(), VIEWS, SPAN_MS, seed, PARTITIONS);
-    let mut traffic =
-        Traffic { line: &line, service: &service, deliveries, written: 0, malformed: BTreeSet::new() };
-    traffic.write();
-    eventually(SOON, "the service is in the middle of its work", || {
-        service.must_run();
-        joiners::consumed_records(&line, PARTITIONS) > traffic.written as u64 / 4
-    });
+    let mut traffic = Traffic::new(&line, &service, seed);
     trouble(&cluster, &mut traffic);
     while traffic.written < traffic.deliveries.len() {
         traffic.write();
@@ -133,7 +160,7 @@ fn learned(line: &Line, service: &Supervised) {
 #[test]
 fn a_broker_that_is_restarted_costs_no_effect_and_doubles_none() {
     survives(1, 21, |cluster, traffic| {
-        traffic.write_during(|| {
+        traffic.hurt_during_work(|| {
             cluster.stop(0);
             cluster.restart(0);
         });
@@ -143,7 +170,7 @@ fn a_broker_that_is_restarted_costs_no_effect_and_doubles_none() {
 #[test]
 fn a_broker_that_is_killed_costs_no_effect_and_doubles_none() {
     survives(1, 22, |cluster, traffic| {
-        traffic.write_during(|| {
+        traffic.hurt_during_work(|| {
             cluster.kill(0);
             cluster.restart(0);
         });
@@ -154,7 +181,7 @@ fn a_broker_that_is_killed_costs_no_effect_and_doubles_none() {
 #[test]
 fn a_broker_that_is_away_for_longer_than_a_transaction_may_last_costs_no_effect_and_doubles_none() {
     survives(1, 23, |cluster, traffic| {
-        traffic.write_during(|| {
+        traffic.hurt_during_work(|| {
             cluster.kill(0);
             // The outage is the time that it lasts; nothing can be waited for instead.
             thread::sleep(TRANSACTION_TIMEOUT + Duration::from_secs(2));
@@ -166,7 +193,7 @@ fn a_broker_that_is_away_for_longer_than_a_transaction_may_last_costs_no_effect_
 #[test]
 fn a_broker_whose_disk_is_full_costs_no_effect_and_doubles_none() {
     survives(1, 24, |cluster, traffic| {
-        traffic.write_during(|| {
+        traffic.hurt_during_work(|| {
             cluster.fill_disk(0);
             cluster.reap(0);
             cluster.restart(0);
@@ -178,12 +205,28 @@ fn a_broker_whose_disk_is_full_costs_no_effect_and_doubles_none() {
 fn the_work_goes_on_without_one_of_three_brokers_and_when_it_is_back() {
     survives(3, 25, |cluster, traffic| {
         for broker in [0, 1] {
-            traffic.write_during(|| cluster.kill(broker));
+            traffic.hurt_during_work(|| cluster.kill(broker));
             traffic.is_consumed();
             cluster.restart(broker);
             cluster.until_in_sync();
         }
     });
+}
+
+#[test]
+fn a_trainer_that_is_about_to_begin_when_the_brokers_go_away_waits_for_them() {
+    let cluster = Cluster::start(1, 0);
+    let line = line(&cluster).set("train.session_timeout_ms", 60_000);
+    let mut trainer = Trainer::start_with(&line, "train-load=1*return(STOP)->off");
+    eventually(SOON, "the trainer stands still before it asks for its inputs", || {
+        trainer.process.is_frozen()
+    });
+    cluster.kill(0);
+    trainer.process.signal("CONT");
+    trainer.process.wait_for_output("training waits for the brokers", SOON);
+    cluster.restart(0);
+    trainer.process.wait_for_output("training begins", SOON);
+    trainer.stop();
 }
 
 const BEGUN_MS: i64 = 1_700_000_000_000;

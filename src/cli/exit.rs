@@ -19,7 +19,7 @@ const UNDRAINED: u8 = 4;
 /// ended. 1: anything else.
 pub(super) fn code(error: &anyhow::Error) -> u8 {
     let any = |holds: fn(&(dyn Error + 'static)) -> bool| error.chain().any(holds);
-    // Who was fenced and could not drain after that has nothing left to drain.
+    // A drain that a fenced stage began is right to end with a restart, also when it was cut short.
     if any(|cause| cause.downcast_ref().is_some_and(JoinerError::is_fenced))
         || any(|cause| cause.downcast_ref().is_some_and(TrainerError::is_fenced))
     {
@@ -92,6 +92,18 @@ mod tests {
         assert_eq!((code(&left), leaves_threads(&left)), (3, true));
         let hung = failed(TrainerError::Hung { model: "main".to_owned(), limit_ms: 1 });
         assert_eq!((code(&hung), leaves_threads(&hung)), (1, true));
+    }
+
+    #[test]
+    fn a_drain_that_a_fenced_stage_began_asks_for_a_restart_also_when_it_is_cut_short() {
+        let fenced = TrainerError::Fenced { model: "main".to_owned() };
+        let failed = SuperviseError::Failed { task: "trainer".to_owned(), source: fenced.into() };
+        let undrained = SuperviseError::DrainDeadline {
+            tasks: vec!["joiner".to_owned()],
+            deadline: Duration::from_secs(1),
+            failure: Some(Box::new(failed)),
+        };
+        assert_eq!(code(&undrained.into()), 3);
     }
 
     #[test]
