@@ -60,7 +60,18 @@ fn every_fault_is_listed_at_once_and_the_exit_code_is_2() {
 
 #[test]
 fn every_command_refuses_wrong_settings_before_it_does_anything() {
-    for command in [&["simulate", "--views", "1"][..], &["model", "list"], &["follow", "--dir", "nowhere"]] {
+    let commands: [&[&str]; 9] = [
+        &["run"],
+        &["simulate", "--views", "1"],
+        &["demo"],
+        &["score", "--dir", "nowhere", "--views", "nothing.jsonl"],
+        &["follow", "--dir", "nowhere"],
+        &["model", "list"],
+        &["topics", "create"],
+        &["topics", "check"],
+        &["config", "show"],
+    ];
+    for command in commands {
         let (code, out, err) = run(easq().args(command).args(["--set", "join.window_ms=-1"]));
         assert_eq!((code, &*out), (Some(2), ""), "{command:?}: {err}");
         assert!(err.contains("join.window_ms = -1 (--set): must be greater than 0"), "{err}");
@@ -100,12 +111,18 @@ fn secrets_are_redacted_wherever_settings_are_printed() {
     let settings = shown(easq().env("EASQ__KAFKA__PROPERTIES__SASL_PASSWORD", secret));
     assert_eq!(settings["kafka"]["properties"]["sasl.password"].as_str(), Some("<redacted>"));
 
-    let folder =
-        folder_with("[kafka]\npassword = \"hunter2\"\n[kafka.properties]\n\"ssl.key.pem\" = \"hunter2\"\n");
-    let (code, out, err) =
-        run(easq().current_dir(&folder).args(["config", "check", "--config", "easq.toml"]));
-    assert_eq!(code, Some(2), "{err}");
-    assert!(err.contains("kafka.password") && !out.contains(secret) && !err.contains(secret), "{err}");
+    let faulty = [
+        ("[kafka]\npassword = \"hunter2\"\n", "kafka.password = <redacted>"),
+        ("[kafka.properties]\n\"ssl.key.pen\" = \"hunter2\"\n", "kafka.properties.ssl.key.pen = <redacted>"),
+        ("[kafka.properties]\n\"sasl.password\" = \"hunter2\n", "line 2, column 27"),
+    ];
+    for (file, said) in faulty {
+        let folder = folder_with(file);
+        let (code, out, err) =
+            run(easq().current_dir(&folder).args(["config", "check", "--config", "easq.toml"]));
+        assert_eq!(code, Some(2), "{err}");
+        assert!(err.contains(said) && !out.contains(secret) && !err.contains(secret), "{err}");
+    }
 }
 
 #[test]

@@ -206,8 +206,10 @@ mod tests {
     #[test]
     fn a_persons_property_overrides_tuning_but_not_what_easq_rests_on() {
         let kafka = kafka(&[("linger.ms", "7"), ("enable.idempotence", "false")]);
-        let config = client_config(&kafka, &[("linger.ms", "5")], &[("enable.idempotence", "true")]);
+        let tuning = [("linger.ms", "5"), ("batch.size", "131072")];
+        let config = client_config(&kafka, &tuning, &[("enable.idempotence", "true")]);
         assert_eq!(config.get("linger.ms"), Some("7"));
+        assert_eq!(config.get("batch.size"), Some("131072"), "what nobody sets is tuned");
         assert_eq!(config.get("enable.idempotence"), Some("true"));
     }
 
