@@ -71,7 +71,7 @@ pub struct Crew {
 }
 
 /// Between two faults, on average.
-const PAUSE: Duration = Duration::from_millis(1_500);
+const PAUSE: Duration = Duration::from_millis(1_000);
 /// The first fault meets a line at work, and so does the end of the last.
 const QUIET: Duration = Duration::from_secs(5);
 
@@ -127,7 +127,7 @@ fn target(random: &mut ChaCha8Rng, crew: Crew) -> Target {
 fn fault(random: &mut ChaCha8Rng, target: Target) -> Fault {
     let possible: &[Fault] = match target {
         Target::Broker(_) => &[Fault::Kill, Fault::Freeze],
-        _ => &[Fault::Kill, Fault::Kill, Fault::Freeze, Fault::Cut, Fault::Refuse, Fault::Leave],
+        _ => &[Fault::Kill, Fault::Kill, Fault::Kill, Fault::Freeze, Fault::Cut, Fault::Refuse, Fault::Leave],
     };
     possible[random.random_range(0..possible.len())]
 }
