@@ -20,11 +20,13 @@ use support::joiners::{self, Joiner, SOON};
 use support::lineage::{self, History, Logs};
 use support::oracle::Address;
 use support::trainers::Trainer;
-use support::{Cluster, Input, Line, Supervised, eventually, response, verify, view, world};
+use support::{Cluster, Input, Line, Supervised, eventually, eventually_some, response, verify, view, world};
 
 const PARTITIONS: i32 = 2;
 const VIEWS: u64 = 24_000;
 const PARTS: usize = 16;
+/// Parts that are written at most until trouble comes in the middle of a transaction.
+const TRIES: usize = 5;
 const SPAN_MS: i64 = 3 * 3_600_000;
 /// Short, so that a test can wait for longer.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,7 +36,7 @@ fn line(cluster: &Cluster) -> Line {
         .set("joiner.instance_id", "one")
         .set("joiner.transaction_timeout_ms", TRANSACTION_TIMEOUT.as_millis())
         // Long transactions, so that trouble comes in the middle of one.
-        .set("joiner.commit_interval_ms", 1_000)
+        .set("joiner.commit_interval_ms", 2_000)
         .set("publish.transaction_timeout_ms", TRANSACTION_TIMEOUT.as_millis())
         .set("publish.interval_ms", 200)
         .set("publish.checkpoint_interval_ms", 1_000);
@@ -73,12 +75,15 @@ impl<'a> Traffic<'a> {
     /// Lets something happen in the middle of a transaction of the joiner, while records come.
     #[track_caller]
     fn hurt_during_work(&mut self, trouble: impl FnOnce()) {
-        eventually(SOON, "the joiner has written outputs that it has not committed", || {
-            self.service.must_run();
-            assert!(self.written + self.deliveries.len() / PARTS < self.deliveries.len(), "nothing is left");
+        let is_hit = (0..TRIES).any(|_| {
             self.write();
-            self.has_open_outputs()
+            // Once all of this part is committed, only the next one brings another transaction.
+            eventually_some(SOON, "the joiner works on a part", || {
+                self.service.must_run();
+                if self.has_open_outputs() { Some(true) } else { self.is_committed().then_some(false) }
+            })
         });
+        assert!(is_hit, "no transaction was open with outputs in it");
         thread::scope(|scope| {
             scope.spawn(|| self.write());
             trouble();
@@ -86,15 +91,17 @@ impl<'a> Traffic<'a> {
     }
 
     fn has_open_outputs(&self) -> bool {
-        let topics = self.line.settings().topics;
-        let end = |reader: &BaseConsumer, topic: &str, partition| {
-            reader.fetch_watermarks(topic, partition, SOON).expect("brokers that answer").1
-        };
-        let is_open = |topic: &String, partition| {
-            let [committed, all] = &self.readers;
-            end(all, topic, partition) > end(committed, topic, partition)
-        };
-        (0..PARTITIONS).any(|partition| is_open(&topics.behavior_groups, partition))
+        let topic = &self.line.settings().topics.behavior_groups;
+        // No answer while leaders change: looked at again.
+        let end =
+            |reader: &BaseConsumer, partition| Some(reader.fetch_watermarks(topic, partition, SOON).ok()?.1);
+        let [committed, all] = &self.readers;
+        let is_open = |partition| end(all, partition) > end(committed, partition).or(Some(i64::MAX));
+        (0..PARTITIONS).any(is_open)
+    }
+
+    fn is_committed(&self) -> bool {
+        joiners::consumed_records(self.line, PARTITIONS) == self.written as u64
     }
 
     /// Waits until all that was written is consumed.
