@@ -80,8 +80,41 @@ struct Replay {
 /// One round: the same records read barely, then by a joiner that starts.
 struct Round {
     records: u64,
-    bare: Duration,
-    restart: Duration,
+    bare: Taken,
+    restart: Taken,
+}
+
+/// Time that passed, and what a process, all of its threads, had of the processors in it. The second
+/// tells also on a machine that is busy with something else.
+#[derive(Clone, Copy)]
+struct Taken {
+    clock: Duration,
+    cpu: Duration,
+}
+
+/// A moment in the life of a process.
+struct Begun {
+    process: u32,
+    at: Instant,
+    cpu: Duration,
+}
+
+impl Begun {
+    fn now(process: u32) -> Self {
+        Self { process, at: Instant::now(), cpu: cpu(process) }
+    }
+
+    fn taken(&self) -> Taken {
+        Taken { clock: self.at.elapsed(), cpu: cpu(self.process).saturating_sub(self.cpu) }
+    }
+}
+
+/// User and system time of a process so far, as `proc_pid_stat(5)` gives it: in hundredths of a second.
+fn cpu(process: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).expect("a process that lives");
+    let (_, fields) = stat.rsplit_once(')').expect("the name in parentheses");
+    let ticks = fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().expect("ticks"));
+    Duration::from_millis(10 * ticks.sum::<u64>())
 }
 
 fn main() -> ExitCode {
@@ -97,7 +130,8 @@ fn main() -> ExitCode {
         let (records, bare) = read_barely(&line, &replays);
         let view = &unanswered[number * unanswered.len() / arguments.restarts];
         let restart = restart(&line, &mut joiner, view, time_ms);
-        println!("restart {}: bare {bare:.2?}, to the first new output {restart:.2?}", number + 1);
+        let (b, r) = (bare.clock, restart.clock);
+        println!("restart {}: bare {b:.2?}, to the first new output {r:.2?}", number + 1);
         rounds.push(Round { records, bare, restart });
     }
     report(&rounds, arguments.partitions)
@@ -170,7 +204,7 @@ fn committed(line: &Line, partitions: i32) -> (Vec<Replay>, i64) {
 
 /// Reads and decodes what a restart reads again, and nothing else; the time from the assignment of the
 /// partitions to the last record.
-fn read_barely(line: &Line, replays: &[Replay]) -> (u64, Duration) {
+fn read_barely(line: &Line, replays: &[Replay]) -> (u64, Taken) {
     let mut config = line.kafka().client();
     config.set("group.id", "bare").set("isolation.level", "read_committed");
     config.set("enable.auto.commit", "false");
@@ -185,11 +219,11 @@ fn read_barely(line: &Line, replays: &[Replay]) -> (u64, Duration) {
     }
     let mut missing: u64 = replays.iter().map(|replay| (replay.to - replay.from).cast_unsigned()).sum();
     let records = missing;
-    let begun = Instant::now();
+    let begun = Begun::now(std::process::id());
     consumer.assign(&assignment).expect("an assignable list");
     while missing > 0 {
         assert!(
-            begun.elapsed() < PATIENCE,
+            begun.at.elapsed() < PATIENCE,
             "{missing} of {records} records are not read within {PATIENCE:?}"
         );
         let message = match consumer.poll(Duration::from_millis(100)) {
@@ -205,26 +239,27 @@ fn read_barely(line: &Line, replays: &[Replay]) -> (u64, Duration) {
         }
         missing -= 1;
     }
-    (records, begun.elapsed())
+    (records, begun.taken())
 }
 
 /// Kills the joiner, lets an answer to a view that waits lie in the topic, and starts it again; the time
 /// from there until a `read_committed` reader has the label.
-fn restart(line: &Line, joiner: &mut Easq, view: &Unanswered, time_ms: i64) -> Duration {
+fn restart(line: &Line, joiner: &mut Easq, view: &Unanswered, time_ms: i64) -> Taken {
     let settings = line.settings();
     let reader = end_of_labels(line);
     joiner.kill();
     let answer = support::response(&view.user, &view.impression, time_ms, Answer::Satisfied);
     let record = Input::new(view.user.clone(), answer.encode_to_vec(), time_ms);
     line.kafka().produce(&settings.topics.responses, &[record]);
-    let begun = Instant::now();
+    let at = Instant::now();
     *joiner = start(line);
+    let begun = Begun { process: joiner.id(), at, cpu: Duration::ZERO };
     loop {
-        assert!(begun.elapsed() < PATIENCE, "no label within {PATIENCE:?}\n{}", joiner.output());
+        assert!(at.elapsed() < PATIENCE, "no label within {PATIENCE:?}\n{}", joiner.output());
         let Some(record) = reader.poll(Duration::from_millis(100)).expect("a readable log") else { continue };
         let label = LabelledView::decode(record.payload.expect("a record with a value")).expect("a label");
         if label.view.expect("a label with its view").impression_id == view.impression {
-            return begun.elapsed();
+            return begun.taken();
         }
     }
 }
@@ -248,16 +283,23 @@ fn report(rounds: &[Round], partitions: i32) -> ExitCode {
         times.sort();
         times
     };
-    let (bare, restart) = (sorted(|round| round.bare), sorted(|round| round.restart));
+    let (bare, restart) = (sorted(|round| round.bare.clock), sorted(|round| round.restart.clock));
+    let (bare_cpu, restart_cpu) = (sorted(|round| round.bare.cpu), sorted(|round| round.restart.cpu));
     let mut table = Table::new();
     table.set_header(["", "p50", "p99", "max"]);
-    for (name, times) in [("bare reading and decoding", &bare), ("restart to first new output", &restart)] {
+    for (name, times) in [
+        ("bare reading and decoding", &bare),
+        ("restart to first new output", &restart),
+        ("processor time of bare reading", &bare_cpu),
+        ("processor time of the joiner", &restart_cpu),
+    ] {
         let cells = [0.5, 0.99, 1.0].map(|share| format!("{:.2} s", quantile(times, share).as_secs_f64()));
         table.add_row([&[name.to_owned()][..], &cells].concat());
     }
     let ratio = |share| quantile(&restart, share).as_secs_f64() / quantile(&bare, share).as_secs_f64();
-    table
-        .add_row([&["ratio".to_owned()][..], &[0.5, 0.99, 1.0].map(|s| format!("{:.2}", ratio(s)))].concat());
+    table.add_row(
+        [&["restart / bare".to_owned()][..], &[0.5, 0.99, 1.0].map(|s| format!("{:.2}", ratio(s)))].concat(),
+    );
     let records = rounds.iter().map(|round| round.records).min().unwrap_or_default();
     println!("{records} records read again in {partitions} partitions, {} restarts\n{table}", rounds.len());
     let bound = ALLOWANCE + quantile(&bare, 0.5).mul_f64(FACTOR);
