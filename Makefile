@@ -13,6 +13,7 @@ PROFILE ?= release
 PORT ?= 9092
 MINUTES ?= 3
 BROKERS ?= 1
+RESTARTS ?= 10
 
 easq := cargo run --quiet --profile $(PROFILE) --
 
@@ -61,8 +62,9 @@ chaos: setup-build setup-kafka ## Kill, freeze and cut everything, then verify (
 	cargo test --test chaos -- --minutes $(MINUTES) --brokers $(BROKERS) $(if $(filter command line environment,$(origin SEED)),--seed $(SEED))
 
 .PHONY: bench
-bench: setup-build ## Measure what speed depends on (ARGS=... for criterion)
-	cargo bench --bench '*' -- $(ARGS)
+bench: setup-build setup-kafka ## Measure what speed depends on (ARGS=... for criterion, RESTARTS=10 of a joiner)
+	cargo bench --bench join --bench train_step -- $(ARGS)
+	scripts/with-kafka cargo bench --bench recovery -- --restarts $(RESTARTS)
 
 .PHONY: lint
 lint: setup-build ## Check formatting, and lints with warnings as errors

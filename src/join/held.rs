@@ -68,6 +68,13 @@ impl<T: Hold> Held<T> {
         }
     }
 
+    /// Makes room for so many more records.
+    pub fn reserve(&mut self, records: usize) {
+        let Held { slots, heads, .. } = self;
+        slots.reserve(records);
+        heads.reserve(records, |&head| slots[head as usize].hash);
+    }
+
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }

@@ -82,6 +82,8 @@ impl PartitionJoin {
         };
         if join.has_caught_up() {
             join.go_live();
+        } else {
+            join.expect_waiting();
         }
         join
     }
@@ -329,7 +331,7 @@ impl PartitionJoin {
         }
         self.products.views_again_in_group += u64::from(is_grouped_before);
         let mut needs = Needs { views: &mut self.views.index, responses: &mut self.responses.index };
-        match self.window.on_view(record.offset, view.clone(), &key, meeting, &mut needs) {
+        match self.window.on_view(record.offset, view, &key, meeting, &mut needs) {
             ViewVerdict::Waiting => {}
             ViewVerdict::Duplicate => self.views.count(Outcome::Duplicate, 1),
             ViewVerdict::Matched { response_offset, response, duplicates } => {
@@ -362,6 +364,9 @@ impl PartitionJoin {
 
     /// Offers a view to its group; `false` when its impression is there already.
     fn group_view(&mut self, offset: i64, view: &View) -> bool {
+        if self.is_closed_at_target(view) {
+            return true;
+        }
         let stream_time_ms = self.views.clock.time_ms().unwrap_or(view.event_time_ms);
         let admission = self.groups.admit(offset, view, stream_time_ms);
         match admission {

@@ -123,7 +123,12 @@ impl Progress {
         }
         self.index.note(record.offset, self.clock.time_ms());
         self.next_offset = record.offset + 1;
-        self.last = LastRecord::Read(record.clone());
+        // In a replay only the record that was committed as the last is looked at: keeping one costs.
+        let last = self.target.as_ref().and_then(|target| target.last);
+        self.last = match last {
+            Some(last) if record.offset < last.offset => LastRecord::Known(None),
+            _ => LastRecord::Read(record.clone()),
+        };
         Ok(())
     }
 

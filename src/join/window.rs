@@ -130,6 +130,12 @@ impl Window {
         }
     }
 
+    /// Makes room for so many more records.
+    pub fn reserve(&mut self, views: usize, responses: usize) {
+        self.views.reserve(views);
+        self.responses.reserve(responses);
+    }
+
     pub fn waiting_views(&self) -> u64 {
         self.waiting_views
     }

@@ -78,6 +78,11 @@ impl Easq {
         status.lines().any(|line| line.starts_with("State:") && line.contains('T'))
     }
 
+    /// What the system calls it.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGTERM: asks it to drain and leave.
     pub fn terminate(&self) {
         self.signal("TERM");

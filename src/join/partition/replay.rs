@@ -1,11 +1,29 @@
 //! The end of a replay.
 
 use super::PartitionJoin;
+use crate::contract::validate::View;
 use crate::join::{Effects, JoinFault, Side};
 
 impl PartitionJoin {
     pub(super) fn has_caught_up(&self) -> bool {
         self.views.has_caught_up() && self.responses.has_caught_up()
+    }
+
+    /// Makes room for what will wait when the replay is over, so that nothing moves on the way.
+    pub(super) fn expect_waiting(&mut self) {
+        let waiting = |side| {
+            let records = self.progress(side).target().map_or(0, |target| target.outcomes.waiting);
+            usize::try_from(records).unwrap_or(usize::MAX).min(self.config.join.max_waiting_records)
+        };
+        let (views, responses) = (waiting(Side::Views), waiting(Side::Responses));
+        self.window.reserve(views, responses);
+    }
+
+    /// Whether a view is read again whose group was closed before the commit. Nothing can come of
+    /// that group any more, and what it had counted stands in the commit.
+    pub(super) fn is_closed_at_target(&self, view: &View) -> bool {
+        let time_ms = self.views.target().and_then(|target| target.stream_time_ms);
+        self.is_replaying && time_ms > Some(self.groups.ends_at(view))
     }
 
     pub(super) fn end_replay(&mut self) -> Result<(), JoinFault> {

@@ -129,6 +129,21 @@ fn a_topic_that_was_created_again_is_a_fault() {
 }
 
 #[test]
+fn a_replay_takes_up_no_group_that_was_closed_before_the_commit() {
+    let views = [view(1, 100), view(2, 105), view(3, 130)];
+    let mut driver = driver(&views, &[]);
+    driver.finish();
+    assert_eq!(driver.join.gauges().open_groups, 1);
+    let (views_state, responses_state) = committed(&mut driver);
+    let resume = |state: InputState| Start::Resume { state, low_watermark: 0 };
+    let mut join = PartitionJoin::new(config(&settings()), 0, resume(views_state), resume(responses_state));
+    for (record, open_groups) in view_records(&views).iter().zip([0, 0, 1]) {
+        join.on_view(record, &mut Effects::default()).unwrap();
+        assert_eq!(join.gauges().open_groups, open_groups);
+    }
+}
+
+#[test]
 fn a_side_that_has_caught_up_waits_for_the_replay_of_the_other() {
     let mut driver = driver(&[view(1, 100), view(2, 101)], &[response(1, 101)]);
     driver.finish();

@@ -9,6 +9,7 @@ use rdkafka::consumer::BaseConsumer;
 use super::context::FeedContext;
 use super::{MembershipError, failed};
 use crate::kafka::client::{self, Context};
+use crate::kafka::reader::FETCH_TUNING;
 use crate::settings::Settings;
 
 /// What the guarantees rest on, for both consumers.
@@ -32,15 +33,9 @@ const MEMBER_TUNING: [(&str, &str); 4] = [
     STATISTICS,
 ];
 
-const MIRROR_TUNING: [(&str, &str); 6] = [
-    // The default of 1 s costs more than half of the throughput.
-    ("fetch.queue.backoff.ms", "20"),
-    ("max.partition.fetch.bytes", "4194304"),
-    ("queued.max.messages.kbytes", "65536"),
-    ("queued.min.messages", "100000"),
-    ("fetch.error.backoff.ms", "50"),
-    STATISTICS,
-];
+/// Besides what every reader of dense topics has. An answer that lies ahead of the views waits until
+/// their end is known, see [`MEMBER_TUNING`].
+const MIRROR_TUNING: [(&str, &str); 2] = [("fetch.wait.max.ms", "100"), STATISTICS];
 
 /// The consumer that is the member of the group and reads the responses. `instance_id` empty:
 /// dynamic membership.
@@ -65,7 +60,8 @@ pub(super) fn member(
 /// The consumer that reads the views at the member's partitions. It needs a group id for being
 /// assigned anything, but never joins that group.
 pub(super) fn mirror(settings: &Settings) -> Result<BaseConsumer<FeedContext>, MembershipError> {
-    let mut config = client::client_config(&settings.kafka, &MIRROR_TUNING, &CONTROLLED);
+    let tuning = [&FETCH_TUNING[..], &MIRROR_TUNING].concat();
+    let mut config = client::client_config(&settings.kafka, &tuning, &CONTROLLED);
     config.set("group.id", format!("{}-mirror", settings.joiner.group));
     create(&config, &settings.topics.behavior, "joiner mirror")
 }
