@@ -25,7 +25,8 @@ pub enum Owned {
     /// Another process does, or the group has not decided: stand by.
     No,
     /// It has owned the model and does not any more. Said once; what it has not published is
-    /// void, since another owner may have published meanwhile. After it comes `Yes` or `No`.
+    /// void, since another owner may have published meanwhile. The membership is over: after it
+    /// comes `No`.
     Lost,
 }
 
@@ -225,7 +226,12 @@ impl ConsumerContext for Member {
         let mut state = lock(&self.state);
         let assigned = event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         let owns = assigned && (partitions.count() > 0 || state.generation.is_some());
-        state.lost |= state.generation.is_some() && !owns;
+        if state.generation.is_some() && !owns {
+            state.lost = true;
+            // Otherwise it would begin to join the group anew; whoever begins that and does not end
+            // it keeps the others waiting for a whole session.
+            consumer.unsubscribe();
+        }
         // An assignment that adds nothing still tells of a new generation, and the broker refuses
         // commits with the one before.
         let generation = owns.then(|| consumer.group_metadata()).flatten().map(GroupMetadata::new);
