@@ -1,9 +1,16 @@
 //! What a person meets when setting the program up: precedence, faults, redaction, exit codes.
 
+mod support;
+
 use std::fs;
 use std::process::{Command, Output};
+use std::time::Duration;
 
+use support::Easq;
 use tempfile::TempDir;
+
+/// For a command that would otherwise go on.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 fn easq() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_easq"));
@@ -72,9 +79,10 @@ fn every_command_refuses_wrong_settings_before_it_does_anything() {
         &["config", "show"],
     ];
     for command in commands {
-        let (code, out, err) = run(easq().args(command).args(["--set", "join.window_ms=-1"]));
-        assert_eq!((code, &*out), (Some(2), ""), "{command:?}: {err}");
-        assert!(err.contains("join.window_ms = -1 (--set): must be greater than 0"), "{err}");
+        let (status, printed) = Easq::run([command, &["--set", "join.window_ms=-1"]].concat(), DEADLINE);
+        assert_eq!(status.code(), Some(2), "{command:?}: {printed}");
+        let refusal = "easq: 1 setting is wrong:\n  join.window_ms = -1 (--set): must be greater than 0\n";
+        assert_eq!(printed, refusal, "{command:?}");
     }
 }
 
