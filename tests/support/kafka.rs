@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -155,6 +155,16 @@ impl Kafka {
             result.unwrap_or_else(|(name, error)| panic!("topic {name} was not created: {error}"));
         }
         super::eventually(ANSWER_WITHIN, "the new topic has leaders", || self.partitions(name) == partitions);
+    }
+
+    /// Replaces all settings of a topic.
+    pub fn configure_topic(&self, name: &str, settings: &[(&str, &str)]) {
+        let config = AlterConfig::new(ResourceSpecifier::Topic(name));
+        let config = settings.iter().fold(config, |config, (key, value)| config.set(key, value));
+        let results = block_on(self.admin().alter_configs([&config], &AdminOptions::new()));
+        for result in results.expect("an answer to the request to configure a topic") {
+            result.unwrap_or_else(|(_, error)| panic!("topic {name} was not configured: {error}"));
+        }
     }
 
     /// Deletes a topic with all its records.
