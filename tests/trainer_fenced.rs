@@ -4,6 +4,7 @@
 
 mod support;
 
+use easq::contract::v1::VersionKind;
 use support::lineage::{History, Reader, registry};
 use support::trainers::{PARTITIONS, SOON, Trainer, line, production_learns_all};
 use support::{Kafka, Line, Record, Samples, eventually};
@@ -55,6 +56,14 @@ fn a_trainer_that_stands_by_takes_over_from_one_that_was_killed() {
     assert_holds(&line);
 }
 
+/// Waits until the owner has nothing left to publish: a checkpoint follows the last change.
+fn has_published_all(line: &Line) {
+    eventually(SOON, "the last version is a checkpoint", || {
+        let newest = registry(&line.settings()).versions.pop_last();
+        newest.is_some_and(|(_, manifest)| manifest.kind() == VersionKind::Checkpoint)
+    });
+}
+
 #[test]
 fn invariant_9_a_trainer_that_freezes_in_a_publish_loses_the_model_and_commits_nothing_when_it_wakes_up() {
     let steps = [
@@ -80,6 +89,7 @@ fn invariant_9_a_trainer_that_freezes_in_a_publish_loses_the_model_and_commits_n
         });
         other.process.wait_for_output(OWNS, SOON);
         production_learns_all(&line);
+        has_published_all(&line);
         let before = registry_records(&line);
         owner.process.signal("CONT");
         owner.wait_for_fence(&line);
