@@ -53,11 +53,12 @@ struct Tokens {
 }
 
 impl Tokens {
-    /// The ids of the inputs that an assignment begins with, views first.
+    /// The ids of the inputs that an assignment begins with, views first. The first ones stay: what
+    /// another assignment of this process finds instead is another topic.
     fn know_topics(&self, ids: &[Option<TopicId>; 2]) {
         let mut known = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
         for (known, id) in known.iter_mut().zip(ids) {
-            *known = id.clone().or(known.take());
+            *known = known.take().or_else(|| id.clone());
         }
     }
 }

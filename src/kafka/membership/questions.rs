@@ -77,8 +77,8 @@ impl Membership {
         })
     }
 
-    /// The ids of both input topics, views first; `None` within for one that is not there, or where
-    /// the brokers give no ids. `None` and errors as [`Membership::bounds`].
+    /// The ids of both input topics, views first; `None` within where the brokers give none. A topic
+    /// that the brokers do not know counts as no answer. `None` as of [`Membership::bounds`].
     ///
     /// # Errors
     /// As [`Membership::bounds`].
