@@ -1,5 +1,6 @@
 //! The real binary as a child process.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -7,6 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use super::{eventually, eventually_some};
+
+const FROZEN_WITHIN: Duration = Duration::from_secs(10);
 
 /// A running `easq`; killed when dropped, and its output is shown when the test fails.
 pub struct Easq {
@@ -71,11 +74,9 @@ impl Easq {
         self.child.try_wait().expect("a child of this process").is_none()
     }
 
-    /// Whether it stands still after a SIGSTOP.
+    /// Whether all of it stands still after a SIGSTOP.
     pub fn is_frozen(&self) -> bool {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
-        let status = status.expect("a child of this process");
-        status.lines().any(|line| line.starts_with("State:") && line.contains('T'))
+        is_frozen(&self.child)
     }
 
     /// What the system calls it.
@@ -88,7 +89,8 @@ impl Easq {
         self.signal("TERM");
     }
 
-    /// Sends a signal by its name, such as `STOP`, `CONT` or `INT`.
+    /// As the function [`signal`].
+    #[track_caller]
     pub fn signal(&self, name: &str) {
         signal(&self.child, name);
     }
@@ -122,10 +124,24 @@ impl Drop for Easq {
     }
 }
 
-/// Sends a signal by its name, such as `STOP`, `CONT` or `INT`.
+/// Sends a signal by its name, such as `STOP`, `CONT` or `INT`. Threads stop one after another:
+/// after a `STOP`, waits until no one of them runs any more.
+#[track_caller]
 pub fn signal(child: &Child, name: &str) {
     let status = Command::new("kill").args(["-s", name, &child.id().to_string()]).status();
     assert!(status.is_ok_and(|status| status.success()), "SIG{name} could not be sent");
+    if name == "STOP" {
+        eventually(FROZEN_WITHIN, "every thread stands still", || is_frozen(child));
+    }
+}
+
+fn is_frozen(child: &Child) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{}/task", child.id())).expect("a child of this process");
+    tasks.map_while(Result::ok).all(|task| {
+        // One that has ended on the way runs no more.
+        let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        status.lines().all(|line| !line.starts_with("State:") || line.contains('T'))
+    })
 }
 
 fn copy_lines(from: impl Read + Send + 'static, to: Arc<Mutex<String>>) -> thread::JoinHandle<()> {
