@@ -1,5 +1,5 @@
-//! What brokers do to a running service: they are restarted, die, stay away, run out of disk, and
-//! lose one of theirs. The service goes on by itself, started again where it ends with code 3, and
+//! What brokers do to a running service: they are restarted, die, stay away, run out of disk, cannot
+//! be reached, refuse records, and lose one of theirs. The service goes on by itself, started again where it ends with code 3, and
 //! leaves every effect of every input record exactly once (invariants 1, 2, 7 and 11).
 
 mod support;
@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::thread;
 use std::time::Duration;
 
+use easq::settings::Settings;
 use easq::simulate::Delivery;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use support::joiners::{self, SOON};
@@ -69,6 +70,16 @@ impl<'a> Traffic<'a> {
     /// Lets something happen in the middle of a transaction of the joiner, while records come.
     #[track_caller]
     fn hurt_during_work(&mut self, trouble: impl FnOnce()) {
+        self.work();
+        thread::scope(|scope| {
+            scope.spawn(|| self.write());
+            trouble();
+        });
+    }
+
+    /// Writes until the joiner is in the middle of a transaction.
+    #[track_caller]
+    fn work(&mut self) {
         let is_hit = (0..TRIES).any(|_| {
             self.write();
             // Once all of this part is committed, only the next one brings another transaction.
@@ -78,10 +89,6 @@ impl<'a> Traffic<'a> {
             })
         });
         assert!(is_hit, "no transaction was open with outputs in it");
-        thread::scope(|scope| {
-            scope.spawn(|| self.write());
-            trouble();
-        });
     }
 
     fn has_open_outputs(&self) -> bool {
@@ -195,6 +202,34 @@ fn a_broker_that_is_away_for_longer_than_a_transaction_may_last_costs_no_effect_
     });
 }
 
+/// No timeout of the service is longer, its own or librdkafka's: those of the transactions, of both
+/// sessions, of a poll and of a hang.
+#[test]
+fn brokers_that_are_away_for_minutes_cost_no_effect_and_double_none() {
+    survives(1, 27, |cluster, traffic| {
+        let Settings { joiner, train, .. } = traffic.line.settings();
+        let longest = joiner.max_poll_interval_ms.max(train.hang_timeout_ms);
+        traffic.work();
+        cluster.kill(0);
+        thread::sleep(Duration::from_millis(longest) + Duration::from_secs(10));
+        cluster.restart(0);
+    });
+}
+
+/// Its connections stay, and carry nothing.
+#[test]
+fn a_service_that_is_cut_off_from_its_brokers_loses_no_effect_and_doubles_none() {
+    let cluster = Cluster::start(1, 1);
+    let line = line(&cluster).set("kafka.bootstrap_servers", cluster.door(0));
+    survives_on(&cluster, &line, 28, |cluster, traffic| {
+        traffic.hurt_during_work(|| {
+            cluster.cut(0);
+            thread::sleep(TRANSACTION_TIMEOUT + Duration::from_secs(2));
+            cluster.mend(0);
+        });
+    });
+}
+
 #[test]
 fn a_broker_whose_disk_is_full_costs_no_effect_and_doubles_none() {
     survives(1, 24, |cluster, traffic| {
@@ -215,6 +250,27 @@ fn the_work_goes_on_without_one_of_three_brokers_and_when_it_is_back() {
             cluster.restart(broker);
             cluster.until_in_sync();
         }
+    });
+}
+
+/// The joiner takes its transaction back and builds its state again, time after time, without a restart.
+#[test]
+fn outputs_that_are_larger_than_the_brokers_allow_for_a_while_cost_no_effect_and_double_none() {
+    let cluster = Cluster::start(1, 0);
+    let line = line(&cluster);
+    let groups = line.settings().topics.behavior_groups;
+    survives_on(&cluster, &line, 29, |cluster, traffic| {
+        traffic.write();
+        traffic.is_consumed();
+        let service = traffic.service;
+        cluster.kafka().configure_topic(&groups, &[("retention.ms", "-1"), ("max.message.bytes", "300")]);
+        traffic.write();
+        let aborts = || service.output().matches("transaction aborted").count();
+        eventually(SOON, "transactions are taken back", || aborts() > 2);
+        service.wait_for_output("too large", SOON);
+        cluster.kafka().configure_topic(&groups, &[("retention.ms", "-1")]);
+        traffic.is_consumed();
+        assert_eq!(service.restarts(), 0);
     });
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use support::joiners::{self, Joiner, SOON};
 use support::oracle::Address;
-use support::{Kafka, Line, eventually, eventually_some, verify, world};
+use support::{Easq, Kafka, Line, eventually, eventually_some, verify, world};
 
 const PARTITIONS: i32 = 4;
 const SPAN_MS: i64 = 3 * 3_600_000;
@@ -121,6 +121,9 @@ fn a_restart_reads_the_window_again_and_not_the_topic() {
         joiner.process.wait_for_output("partition recovered", SOON);
         let output = joiner.process.output();
         let (_, after) = output.split_once("replayed_records=").expect("the log line says how many");
+        let recoveries = joiner.metric_of_all("easq_joiner_recovery_seconds_count");
+        assert_eq!(recoveries, Some(1.0), "one partition, assigned once");
+        assert!(joiner.metric_of_all("easq_joiner_recovery_seconds_sum").is_some_and(|s| s > 0.0));
         let digits: String = after.chars().take_while(char::is_ascii_digit).collect();
         joiner.stop();
         (digits.parse::<usize>().expect("a number"), deliveries.len())
@@ -178,6 +181,34 @@ fn a_frozen_joiner_that_wakes_up_commits_nothing_of_what_others_have_taken_over(
         frozen.stop();
     }
     other.stop();
+    assert_exactly_once(&line, &malformed);
+}
+
+/// A call into librdkafka that never returns: the thread is lost, and with it all that it holds.
+#[test]
+fn a_joiner_that_hangs_ends_with_exit_code_3_and_the_one_started_next_goes_on() {
+    const SEED: u64 = 14;
+    println!("seed {SEED}");
+    let line = Line::new("hung")
+        .set("joiner.instance_id", "one")
+        .set("joiner.session_timeout_ms", 2_000)
+        .set("joiner.heartbeat_interval_ms", 500)
+        .set("joiner.max_poll_interval_ms", 3_000);
+    line.create_topics(PARTITIONS);
+    let deliveries = world::deliveries(&line.settings(), 10_000, SPAN_MS, SEED, PARTITIONS);
+    let malformed = world::write(&line, &deliveries);
+    let hangs = [("FAILPOINTS", "transaction-before-offsets=1*off->pause")];
+    let mut hung = Easq::start_with(line.arguments(&["run", "--role", "joiner"]), hangs);
+    let status = hung.wait(SOON);
+    let output = hung.output();
+    assert_eq!(status.code(), Some(3), "{output}");
+    let last = output.lines().last().expect("a process that fails says why");
+    for part in ["joiner.max_poll_interval_ms", "3000 ms", "restart"] {
+        assert!(last.contains(part), "{part}: {last}");
+    }
+    let joiner = Joiner::start(&line, "one");
+    joiners::consumed_to_the_end(&line, PARTITIONS);
+    joiner.stop();
     assert_exactly_once(&line, &malformed);
 }
 

@@ -138,26 +138,68 @@ fn offsets_that_are_gone_stop_the_trainer_until_a_person_accepts_the_gap_which_i
     trainer.stop();
 }
 
+/// Frozen, the trainer cannot read what goes, but for what is on its way to it already.
+#[test]
+fn retention_that_overtakes_a_running_trainer_stops_it_or_leaves_a_gap_on_record_where_it_may() {
+    for policy in ["error", "accept"] {
+        let line = line("overtaken").set("train.gap", policy).set("train.session_timeout_ms", 60_000);
+        let settings = line.settings();
+        let groups = &settings.topics.behavior_groups;
+        let mut samples = Samples::new(&settings, PARTITIONS);
+        samples.write(100);
+        let mut trainer = Trainer::start(&line);
+        production_learns_all(&line);
+        trainer.process.signal("STOP");
+        let (_, stood_at) = Kafka::shared().watermarks(groups, 0);
+        samples.write(200);
+        let low = Kafka::shared().watermarks(groups, 0).1 - 10;
+        let admin = Admin::new(&settings.kafka).expect("a valid configuration");
+        admin.delete_records_below(groups, 0, low).expect("deleted");
+        trainer.process.signal("CONT");
+        if policy == "error" {
+            let status = trainer.process.wait(SOON);
+            let output = trainer.process.output();
+            assert_eq!(status.code(), Some(1), "{output}");
+            let last = output.lines().last().expect("a process that fails says why");
+            let holds = format!("the log holds {low} up to");
+            for part in [groups.as_str(), "partition 0: training stands at offset", &holds, "train.gap"] {
+                assert!(last.contains(part), "{part}: {last}");
+            }
+        } else {
+            production_learns_all(&line);
+            trainer.stop();
+            let last = registry(&settings).versions.pop_last().expect("a version").1;
+            let gaps: Vec<_> = last.inputs.iter().flat_map(|range| &range.gaps).collect();
+            let [gap] = gaps[..] else { panic!("one gap: {gaps:?}") };
+            assert!((stood_at..low).contains(&gap.from_offset), "{gap:?} from {stood_at}");
+            assert_eq!(gap.to_offset, low);
+        }
+    }
+}
+
 /// librdkafka goes on at its old offsets in the new topic, and says nothing where these are there.
 #[test]
 fn a_topic_of_samples_that_is_created_again_stops_the_trainer_also_when_it_is_longer_than_before() {
-    let line = line("replaced");
-    let settings = line.settings();
-    let groups = &settings.topics.behavior_groups;
-    Samples::new(&settings, PARTITIONS).write(100);
-    let mut running = Trainer::start(&line);
-    production_learns_all(&line);
-    Kafka::shared().delete_topic(groups);
-    Kafka::shared().create_topic(groups, PARTITIONS);
-    Samples::new(&settings, PARTITIONS).write(400);
-    let mut restarted = None;
-    for _ in 0..2 {
-        let trainer = restarted.as_mut().unwrap_or(&mut running);
-        let status = trainer.process.wait(SOON);
-        let output = trainer.process.output();
-        assert_eq!(status.code(), Some(1), "{output}");
-        assert!(output.contains(&format!("'{groups}' partition")), "{output}");
-        assert!(output.contains("created again") && output.contains("model.name"), "{output}");
-        restarted = Some(Trainer::start(&line));
+    for is_groups in [true, false] {
+        let line = line("replaced");
+        let settings = line.settings();
+        let topics = &settings.topics;
+        let topic = if is_groups { &topics.behavior_groups } else { &topics.preference_pairs };
+        Samples::new(&settings, PARTITIONS).write(100);
+        let mut running = Trainer::start(&line);
+        production_learns_all(&line);
+        Kafka::shared().delete_topic(topic);
+        Kafka::shared().create_topic(topic, PARTITIONS);
+        Samples::new(&settings, PARTITIONS).write(400);
+        let mut restarted = None;
+        for _ in 0..2 {
+            let trainer = restarted.as_mut().unwrap_or(&mut running);
+            let status = trainer.process.wait(SOON);
+            let output = trainer.process.output();
+            assert_eq!(status.code(), Some(1), "{output}");
+            assert!(output.contains(&format!("'{topic}' partition")), "{output}");
+            assert!(output.contains("created again") && output.contains("model.name"), "{output}");
+            restarted = Some(Trainer::start(&line));
+        }
     }
 }

@@ -51,6 +51,13 @@ impl Joiner {
             })
             .collect()
     }
+
+    /// The sample of a metric without labels.
+    pub fn metric_of_all(&self, name: &str) -> Option<f64> {
+        let text = get(&self.address, "/metrics").unwrap_or_default();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map(|value| value.parse().expect("a number"))
+    }
 }
 
 fn get(address: &str, path: &str) -> std::io::Result<String> {
