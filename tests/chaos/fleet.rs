@@ -1,5 +1,6 @@
 //! The processes: joiners and trainers, each with a network of its own, and who starts them again.
 
+use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
 use crate::schedule::{Fault, Target};
@@ -7,6 +8,9 @@ use crate::support::{Cluster, Easq, Line};
 
 /// A drain may take its whole deadline when the brokers are away.
 const DRAIN: Duration = Duration::from_secs(60);
+
+/// What [`Post::ended`] tells of a process that SIGTERM has ended.
+const SIGTERM: i32 = -15;
 
 /// The place of one process; who is killed there is followed by another one.
 struct Post {
@@ -113,6 +117,8 @@ impl<'a> Fleet<'a> {
         for post in &mut self.posts {
             match post.ended() {
                 None => {}
+                // A process that had only just begun.
+                Some(SIGTERM) if post.leaving.take().is_some() => post.process = None,
                 Some(3) => self.summary.fenced += 1,
                 Some(0) if post.leaving.take().is_some() => {}
                 Some(4) if !self.is_over && post.leaving.take().is_some() => self.summary.cut_short += 1,
@@ -160,14 +166,14 @@ impl Post {
         }
     }
 
-    /// The exit code of a process that has ended by itself since the last look.
+    /// The exit code, or minus the signal, of a process that has ended by itself since the last look.
     fn ended(&mut self) -> Option<i32> {
         let process = self.process.as_mut()?;
         if process.is_running() {
             return None;
         }
         let status = process.wait(DRAIN);
-        let code = status.code().unwrap_or(-1);
+        let code = status.code().or(status.signal().map(|signal| -signal)).expect("a code or a signal");
         if matches!(code, 0 | 3) {
             self.process = None;
         }

@@ -122,7 +122,7 @@ fn run(seed: u64, duration: Duration, brokers: usize) -> Report {
     thread::scope(|scope| {
         // A failed assertion must not leave the others waiting for ever.
         let guard = StopOnDrop(&stop);
-        let writing = scope.spawn(|| traffic::write(&line, &deliveries, duration, written));
+        let writing = scope.spawn(|| traffic::write(&line, PARTITIONS, &deliveries, duration, written));
         scope.spawn(|| recoveries.watch(&line, PARTITIONS, &stop));
         scope.spawn(|| rolling.follow(&line, &recoveries, &stop));
         let begins = |event: &Event| match event.target {

@@ -5,6 +5,8 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use easq::contract::partitioner;
+use easq::settings::Partitioner;
 use easq::simulate::{Delivery, Fault, Input};
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -73,10 +75,15 @@ impl ProducerContext for Acknowledgements<'static> {
 ///
 /// # Panics
 /// A record could not be written: the run proves nothing.
-pub fn write(line: &Line, deliveries: &[Delivery], duration: Duration, written: &'static Written) {
+pub fn write(
+    line: &Line,
+    partitions: i32,
+    deliveries: &[Delivery],
+    duration: Duration,
+    written: &'static Written,
+) {
     let mut config = line.kafka().client();
     config
-        .set("partitioner", "murmur2_random")
         .set("enable.idempotence", "true")
         .set("linger.ms", "5")
         .set("retry.backoff.ms", "50")
@@ -91,7 +98,7 @@ pub fn write(line: &Line, deliveries: &[Delivery], duration: Duration, written: 
         let until = ((share * deliveries.len() as f64) as usize).min(deliveries.len());
         for delivery in &deliveries[next..until.max(next)] {
             let topic = if delivery.input == Input::Behavior { &topics.behavior } else { &topics.responses };
-            send(&producer, topic, delivery);
+            send(&producer, topic, partitions, delivery);
         }
         next = until.max(next);
         thread::sleep(TICK); // the pace is the point
@@ -101,11 +108,19 @@ pub fn write(line: &Line, deliveries: &[Delivery], duration: Duration, written: 
     assert_eq!(failed, None, "a record was not written");
 }
 
-fn send(producer: &ThreadedProducer<Acknowledgements<'static>>, topic: &str, delivery: &Delivery) {
+/// The partition is not left to librdkafka: it counts those that a broker tells, and one that has just
+/// started does not tell all of them.
+fn send(
+    producer: &ThreadedProducer<Acknowledgements<'static>>,
+    topic: &str,
+    partitions: i32,
+    delivery: &Delivery,
+) {
+    let of_key = || partitioner::partition(Partitioner::Murmur2Random, &delivery.key, partitions);
     let is_malformed = matches!(delivery.fault, Some(Fault::Malformed(_)));
     let mut record = BaseRecord {
         topic,
-        partition: delivery.partition,
+        partition: Some(delivery.partition.unwrap_or_else(of_key)),
         payload: delivery.payload.as_deref(),
         key: Some(&delivery.key[..]),
         timestamp: Some(delivery.arrived_ms),
@@ -113,8 +128,9 @@ fn send(producer: &ThreadedProducer<Acknowledgements<'static>>, topic: &str, del
         delivery_opaque: Box::new(is_malformed),
     };
     while let Err((error, back)) = producer.send(record) {
-        let is_full = error == KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
-        assert!(is_full, "a record was refused for {topic}: {error}");
+        let passes = [RDKafkaErrorCode::QueueFull, RDKafkaErrorCode::UnknownPartition];
+        let passes = passes.map(KafkaError::MessageProduction).contains(&error);
+        assert!(passes, "a record was refused for {topic}: {error}");
         record = back;
         producer.poll(TICK);
     }

@@ -94,6 +94,11 @@ pub fn joiner(line: &Line, malformed: &BTreeSet<Address>) -> Verdict {
     let late = |topic: &str| line.kafka().read_to_end(topic).iter().map(joiners::origin).collect::<Vec<_>>();
     verdict.compare("the late record", truth.late.iter().cloned(), late(&topics.late));
     verdict.compare("the dead letter", malformed.iter().cloned(), late(&topics.dead_letters));
+    let dead = line.kafka().read_to_end(&topics.dead_letters);
+    if let Some(letter) = dead.iter().find(|letter| !malformed.contains(&joiners::origin(letter))) {
+        let (reason, detail) = (letter.header("reason"), letter.header("detail"));
+        verdict.faults.push(format!("{:?} was rejected: {reason:?}, {detail:?}", joiners::origin(letter)));
+    }
     for partition in partitions(&views, &responses) {
         let of_partition = |record: &&Record| record.partition == partition;
         let labels: Vec<LabelledView> = labels.iter().filter(of_partition).map(Record::decode).collect();
