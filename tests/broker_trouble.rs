@@ -4,7 +4,6 @@
 
 mod support;
 
-use std::collections::BTreeSet;
 use std::thread;
 use std::time::Duration;
 
@@ -13,7 +12,6 @@ use easq::simulate::Delivery;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use support::joiners::{self, SOON};
 use support::lineage::{self, History, Logs};
-use support::oracle::Address;
 use support::trainers::Trainer;
 use support::{Cluster, Line, Supervised, eventually, eventually_some, verify, world};
 
@@ -45,7 +43,6 @@ struct Traffic<'a> {
     service: &'a Supervised,
     deliveries: Vec<Delivery>,
     written: usize,
-    malformed: BTreeSet<Address>,
     /// Readers of what is committed, and of everything.
     readers: [BaseConsumer; 2],
 }
@@ -57,13 +54,13 @@ impl<'a> Traffic<'a> {
             let config = line.kafka().client().set("isolation.level", level).clone();
             config.create().expect("a valid client configuration")
         });
-        Self { line, service, deliveries, written: 0, malformed: BTreeSet::new(), readers }
+        Self { line, service, deliveries, written: 0, readers }
     }
 
     /// Writes the next part of [`PARTS`], through whatever troubles the brokers.
     fn write(&mut self) {
         let end = (self.written + self.deliveries.len().div_ceil(PARTS)).min(self.deliveries.len());
-        self.malformed.append(&mut world::write(self.line, &self.deliveries[self.written..end]));
+        world::write(self.line, &self.deliveries[self.written..end]);
         self.written = end;
     }
 
@@ -139,17 +136,16 @@ fn survives_on(cluster: &Cluster, line: &Line, seed: u64, trouble: impl FnOnce(&
     }
     traffic.is_consumed();
     learned(line, &service);
-    let Traffic { malformed, .. } = traffic;
     service.stop(SOON);
-    exactly_once(line, &malformed);
+    exactly_once(line);
     let history = History::read(&line.settings());
     history.assert_lineage();
     history.assert_order();
 }
 
 #[track_caller]
-fn exactly_once(line: &Line, malformed: &BTreeSet<Address>) {
-    let verdict = verify::joiner(line, malformed);
+fn exactly_once(line: &Line) {
+    let verdict = verify::joiner(line);
     assert!(verdict.effects > 100, "the stream proves nothing: {verdict:?}");
     assert!(verdict.is_exactly_once(), "{verdict:#?}");
 }

@@ -3,19 +3,17 @@
 
 mod support;
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use support::joiners::{self, Joiner, SOON};
-use support::oracle::Address;
 use support::{Easq, Kafka, Line, eventually, eventually_some, verify, world};
 
 const PARTITIONS: i32 = 4;
 const SPAN_MS: i64 = 3 * 3_600_000;
 
 #[track_caller]
-fn assert_exactly_once(line: &Line, malformed: &BTreeSet<Address>) {
-    let verdict = verify::joiner(line, malformed);
+fn assert_exactly_once(line: &Line) {
+    let verdict = verify::joiner(line);
     assert!(verdict.effects > 100, "the stream proves nothing: {verdict:?}");
     assert!(verdict.is_exactly_once(), "{verdict:#?}");
 }
@@ -28,11 +26,10 @@ fn killed_at_any_moment_every_effect_is_there_exactly_once() {
     line.create_topics(PARTITIONS);
     let settings = line.settings();
     let deliveries = world::deliveries(&settings, 40_000, SPAN_MS, SEED, PARTITIONS);
-    let mut malformed = BTreeSet::new();
     let mut joiner = Joiner::start(&line, "one");
     for (round, part) in deliveries.chunks(deliveries.len().div_ceil(5)).enumerate() {
         let before = joiners::consumed_records(&line, PARTITIONS);
-        malformed.append(&mut world::write(&line, part));
+        world::write(&line, part);
         // Killed while it has begun, and not finished, what was just written; another time a
         // different share of it.
         let share = part.len() as u64 * (round as u64 + 1) / 8;
@@ -44,7 +41,7 @@ fn killed_at_any_moment_every_effect_is_there_exactly_once() {
     }
     joiners::consumed_to_the_end(&line, PARTITIONS);
     joiner.stop();
-    assert_exactly_once(&line, &malformed);
+    assert_exactly_once(&line);
 }
 
 #[test]
@@ -57,20 +54,20 @@ fn members_that_come_and_go_hand_their_partitions_over_without_loss_or_doubling(
     let settings = line.settings();
     let deliveries = world::deliveries(&settings, 30_000, SPAN_MS, SEED, PARTITIONS);
     let parts: Vec<_> = deliveries.chunks(deliveries.len().div_ceil(3)).collect();
-    let mut malformed = world::write(&line, parts[0]);
+    world::write(&line, parts[0]);
     let first = Joiner::start(&line, "dynamic");
     joiners::consumed_to_the_end(&line, PARTITIONS);
     let second = Joiner::start(&line, "dynamic");
-    malformed.extend(world::write(&line, parts[1]));
+    world::write(&line, parts[1]);
     eventually(SOON, "both members own partitions", || {
         [&first, &second].iter().all(|joiner| !joiner.metric("easq_join_consumed_records_total").is_empty())
     });
     joiners::consumed_to_the_end(&line, PARTITIONS);
     first.stop();
-    malformed.extend(world::write(&line, parts[2]));
+    world::write(&line, parts[2]);
     joiners::consumed_to_the_end(&line, PARTITIONS);
     second.stop();
-    assert_exactly_once(&line, &malformed);
+    assert_exactly_once(&line);
 }
 
 /// Partitions that stay with a member while another one comes keep their state, and nothing is
@@ -85,14 +82,14 @@ fn partitions_that_stay_with_a_member_across_a_rebalance_keep_their_state() {
     let settings = line.settings();
     let deliveries = world::deliveries(&settings, 20_000, SPAN_MS, SEED, PARTITIONS);
     let (before, after) = deliveries.split_at(deliveries.len() / 2);
-    let mut malformed = world::write(&line, before);
+    world::write(&line, before);
     let first = Joiner::start(&line, "a");
     joiners::consumed_to_the_end(&line, PARTITIONS);
     let second = Joiner::start(&line, "b");
     eventually(SOON, "the second member owns partitions", || {
         second.metric("easq_joiner_partitions").values().any(|&owned| owned == 2.0)
     });
-    malformed.extend(world::write(&line, after));
+    world::write(&line, after);
     joiners::consumed_to_the_end(&line, PARTITIONS);
     let (kept, replayed) = ("partition kept its state", "partition recovered");
     assert_eq!(first.process.output().matches(kept).count(), 2, "{}", first.process.output());
@@ -100,7 +97,7 @@ fn partitions_that_stay_with_a_member_across_a_rebalance_keep_their_state() {
     assert_eq!(second.process.output().matches(replayed).count(), 2, "{}", second.process.output());
     first.stop();
     second.stop();
-    assert_exactly_once(&line, &malformed);
+    assert_exactly_once(&line);
 }
 
 /// The time to recover grows with the window and not with the topic: so many records are read again.
@@ -144,7 +141,7 @@ fn a_frozen_joiner_that_wakes_up_commits_nothing_of_what_others_have_taken_over(
     let settings = line.settings();
     let deliveries = world::deliveries(&settings, 30_000, SPAN_MS, SEED, PARTITIONS);
     let parts: Vec<_> = deliveries.chunks(deliveries.len().div_ceil(3)).collect();
-    let mut malformed = world::write(&line, parts[0]);
+    world::write(&line, parts[0]);
     let frozen = Joiner::start(&line, "frozen");
     let other = Joiner::start(&line, "other");
     eventually(SOON, "both members own partitions", || {
@@ -153,11 +150,11 @@ fn a_frozen_joiner_that_wakes_up_commits_nothing_of_what_others_have_taken_over(
             .all(|joiner| joiner.metric("easq_joiner_partitions").values().any(|&owned| owned == 2.0))
     });
     let before = joiners::consumed_records(&line, PARTITIONS);
-    malformed.extend(world::write(&line, parts[1]));
+    world::write(&line, parts[1]);
     eventually(SOON, "some of it is consumed", || joiners::consumed_records(&line, PARTITIONS) > before);
     frozen.process.signal("STOP");
     // The other takes over what it had, and goes on with all of it.
-    malformed.extend(world::write(&line, parts[2]));
+    world::write(&line, parts[2]);
     joiners::consumed_to_the_end(&line, PARTITIONS);
     let positions = || -> Vec<_> {
         let numbers = (0..PARTITIONS).flat_map(|number| joiners::inputs(&line).map(|(_, t)| (t, number)));
@@ -181,7 +178,7 @@ fn a_frozen_joiner_that_wakes_up_commits_nothing_of_what_others_have_taken_over(
         frozen.stop();
     }
     other.stop();
-    assert_exactly_once(&line, &malformed);
+    assert_exactly_once(&line);
 }
 
 /// A call into librdkafka that never returns: the thread is lost, and with it all that it holds.
@@ -196,7 +193,7 @@ fn a_joiner_that_hangs_ends_with_exit_code_3_and_the_one_started_next_goes_on() 
         .set("joiner.max_poll_interval_ms", 3_000);
     line.create_topics(PARTITIONS);
     let deliveries = world::deliveries(&line.settings(), 10_000, SPAN_MS, SEED, PARTITIONS);
-    let malformed = world::write(&line, &deliveries);
+    world::write(&line, &deliveries);
     let hangs = [("FAILPOINTS", "transaction-before-offsets=1*off->pause")];
     let mut hung = Easq::start_with(line.arguments(&["run", "--role", "joiner"]), hangs);
     let status = hung.wait(SOON);
@@ -209,7 +206,7 @@ fn a_joiner_that_hangs_ends_with_exit_code_3_and_the_one_started_next_goes_on() 
     let joiner = Joiner::start(&line, "one");
     joiners::consumed_to_the_end(&line, PARTITIONS);
     joiner.stop();
-    assert_exactly_once(&line, &malformed);
+    assert_exactly_once(&line);
 }
 
 #[test]

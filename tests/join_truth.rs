@@ -13,7 +13,7 @@ use easq::contract::Side;
 use easq::contract::v1::{BehaviorGroup, LabelledView, PreferencePair};
 use easq::join::{InputState, Outcome};
 use support::joiners::{self, Joiner, SOON};
-use support::oracle::{self, Address, JoinTruth};
+use support::oracle::{self, JoinTruth};
 use support::{Kafka, Line, Record, eventually, verify, world};
 
 const PARTITIONS: i32 = 4;
@@ -28,7 +28,6 @@ struct Run {
     line: Line,
     views: Vec<Record>,
     responses: Vec<Record>,
-    malformed: BTreeSet<Address>,
     truth: JoinTruth,
     /// `easq_join_records_total` and `easq_join_consumed_records_total` of both processes at the end.
     outcome_metrics: Vec<(String, f64)>,
@@ -45,7 +44,7 @@ fn run() -> Run {
     let deliveries = world::deliveries(&settings, VIEWS, SPAN_MS, SEED, PARTITIONS);
     let parts: Vec<_> = deliveries.chunks(deliveries.len().div_ceil(4)).collect();
     // Both begin with a backlog.
-    let mut malformed = world::write(&line, parts[0]);
+    world::write(&line, parts[0]);
     let first = Joiner::start(&line.clone().set("joiner.instances", 2), "first");
     let mut second = Joiner::start(&line, "second");
     let owned = |joiner: &Joiner| joiner.metric("easq_joiner_partitions").values().sum::<f64>();
@@ -63,14 +62,14 @@ fn run() -> Run {
         eventually(SOON, "some of the next part is consumed", || consumed() > before);
         assert!(owned(&second) > 0.0, "the one to be killed owns nothing");
         second.process.signal("STOP");
-        malformed.extend(writing.join().expect("all is written"));
+        writing.join().expect("all is written");
     });
-    malformed.extend(world::write(&line, second_half));
+    world::write(&line, second_half);
     assert!(!joiners::is_consumed_to_the_end(&line, PARTITIONS), "the victim has nothing left to do");
     second.process.kill();
-    malformed.extend(world::write(&line, parts[2]));
+    world::write(&line, parts[2]);
     let second = Joiner::start(&line, "second");
-    malformed.extend(world::write(&line, parts[3]));
+    world::write(&line, parts[3]);
     joiners::consumed_to_the_end(&line, PARTITIONS);
     let metrics = |name: &str| first.metric(name).into_iter().chain(second.metric(name)).collect();
     let outcome_metrics = metrics("easq_join_records_total");
@@ -79,8 +78,8 @@ fn run() -> Run {
     second.stop();
     let views = Kafka::shared().read_to_end(&settings.topics.behavior);
     let responses = Kafka::shared().read_to_end(&settings.topics.responses);
-    let truth = oracle::join(&settings.topics, &settings.join, &views, &responses, &malformed);
-    Run { line, views, responses, malformed, truth, outcome_metrics, consumed_metrics }
+    let truth = oracle::join(&settings.topics, &settings.join, &views, &responses);
+    Run { line, views, responses, truth, outcome_metrics, consumed_metrics }
 }
 
 impl Run {
@@ -150,9 +149,9 @@ fn late_records_are_those_behind_their_partitions_stream_time_each_exactly_once(
 fn dead_letters_are_exactly_the_malformed_records_with_their_original_bytes() {
     let run = &*RUN;
     let settings = run.line.settings();
-    assert!(!run.malformed.is_empty(), "the stream has no malformed records");
+    assert!(!run.truth.malformed.is_empty(), "the stream has no malformed records");
     let dead = Kafka::shared().read_to_end(&settings.topics.dead_letters);
-    assert_eq!(joiners::origins(&dead), run.malformed);
+    assert_eq!(joiners::origins(&dead), run.truth.malformed);
     for letter in &dead {
         let topic = letter.header("topic").expect("a topic");
         let side = if topic == settings.topics.behavior { Side::Views } else { Side::Responses };

@@ -138,7 +138,7 @@ fn run(seed: u64, duration: Duration, brokers: usize) -> Report {
         rest(&line, &mut fleet);
         drop(guard);
     });
-    let verdict = verify::joiner(&line, &written.malformed());
+    let verdict = verify::joiner(&line);
     let lineage = catch_unwind(AssertUnwindSafe(|| lineage_of(&line)));
     rolling.verify_kept_versions(&line);
     Report {

@@ -1,20 +1,20 @@
 //! The synthetic world's records, written at an even pace whatever happens to the brokers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use easq::contract::partitioner;
 use easq::settings::Partitioner;
-use easq::simulate::{Delivery, Fault, Input};
+use easq::simulate::{Delivery, Input};
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Message};
+use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 
 use crate::support::Line;
-use crate::support::oracle::Address;
+use crate::support::world::{SPOILED, is_spoiled};
 
 /// Between two portions.
 const TICK: Duration = Duration::from_millis(50);
@@ -32,18 +32,12 @@ pub struct Written {
 #[derive(Debug, Default)]
 struct State {
     ends: Ends,
-    malformed: BTreeSet<Address>,
     failed: Option<String>,
 }
 
 impl Written {
     pub fn ends(&self) -> Ends {
         self.state.lock().expect("no writer panicked").ends.clone()
-    }
-
-    /// The records that were made to be rejected.
-    pub fn malformed(&self) -> BTreeSet<Address> {
-        self.state.lock().expect("no writer panicked").malformed.clone()
     }
 }
 
@@ -52,18 +46,13 @@ struct Acknowledgements<'a>(&'a Written);
 impl ClientContext for Acknowledgements<'_> {}
 
 impl ProducerContext for Acknowledgements<'static> {
-    /// Whether the record is malformed.
-    type DeliveryOpaque = Box<bool>;
+    type DeliveryOpaque = ();
 
-    fn delivery(&self, result: &DeliveryResult<'_>, malformed: Box<bool>) {
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
         let mut state = self.0.state.lock().expect("no writer panicked");
         match result {
             Ok(message) => {
-                let (topic, partition) = (message.topic().to_owned(), message.partition());
-                if *malformed {
-                    state.malformed.insert((topic.clone(), partition, message.offset()));
-                }
-                let end = state.ends.entry((topic, partition)).or_default();
+                let end = state.ends.entry((message.topic().to_owned(), message.partition())).or_default();
                 *end = (*end).max(message.offset() + 1);
             }
             Err((error, message)) => state.failed = Some(format!("{}: {error}", message.topic())),
@@ -117,15 +106,15 @@ fn send(
     delivery: &Delivery,
 ) {
     let of_key = || partitioner::partition(Partitioner::Murmur2Random, &delivery.key, partitions);
-    let is_malformed = matches!(delivery.fault, Some(Fault::Malformed(_)));
+    let spoiled = || OwnedHeaders::new().insert(Header { key: SPOILED, value: Some("") });
     let mut record = BaseRecord {
         topic,
         partition: Some(delivery.partition.unwrap_or_else(of_key)),
         payload: delivery.payload.as_deref(),
         key: Some(&delivery.key[..]),
         timestamp: Some(delivery.arrived_ms),
-        headers: None,
-        delivery_opaque: Box::new(is_malformed),
+        headers: is_spoiled(delivery).then(spoiled),
+        delivery_opaque: (),
     };
     while let Err((error, back)) = producer.send(record) {
         let passes = [RDKafkaErrorCode::QueueFull, RDKafkaErrorCode::UnknownPartition];

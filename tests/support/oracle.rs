@@ -13,6 +13,7 @@ use easq::settings::{Join, Topics};
 use prost::Message;
 
 use super::Record;
+use super::world::SPOILED;
 
 /// A record by topic, partition and offset.
 pub type Address = (String, i32, i64);
@@ -23,6 +24,8 @@ pub struct JoinTruth {
     pub labelled: Vec<LabelledView>,
     pub groups: Vec<BehaviorGroup>,
     pub late: BTreeSet<Address>,
+    /// The records that were made to be rejected.
+    pub malformed: BTreeSet<Address>,
     /// How many records of each partition came to each outcome (invariant 11), when all there is has
     /// been read.
     pub counts: BTreeMap<(i32, Side), Counts>,
@@ -51,15 +54,10 @@ struct InTime<T> {
     stream_time_ms: i64,
 }
 
-/// Joins all of `views` and `responses`; `malformed` names the records that were made to be rejected.
-pub fn join(
-    topics: &Topics,
-    settings: &Join,
-    views: &[Record],
-    responses: &[Record],
-    malformed: &BTreeSet<Address>,
-) -> JoinTruth {
-    let mut truth = JoinTruth::default();
+/// Joins all of `views` and `responses`.
+pub fn join(topics: &Topics, settings: &Join, views: &[Record], responses: &[Record]) -> JoinTruth {
+    let mut truth = JoinTruth { malformed: malformed(topics, views, responses), ..JoinTruth::default() };
+    let malformed = truth.malformed.clone();
     let partitions: BTreeSet<i32> = views.iter().chain(responses).map(|record| record.partition).collect();
     for partition in partitions {
         let valid = |topic: &str, records: &[Record]| -> Vec<Record> {
@@ -99,6 +97,14 @@ pub fn join(
         label(topics, settings, partition, &views, &responses, clocks[0].min(clocks[1]), &mut truth);
     }
     truth
+}
+
+fn malformed(topics: &Topics, views: &[Record], responses: &[Record]) -> BTreeSet<Address> {
+    let spoiled = |topic: &str, records: &[Record]| -> Vec<Address> {
+        let records = records.iter().filter(|record| record.header(SPOILED).is_some());
+        records.map(|record| (topic.to_owned(), record.partition, record.offset)).collect()
+    };
+    [spoiled(&topics.behavior, views), spoiled(&topics.responses, responses)].concat().into_iter().collect()
 }
 
 /// The greatest event time of all; the minimum where there is none.

@@ -9,7 +9,7 @@ use easq::contract::v1::{BehaviorGroup, LabelledView, PreferencePair, Source};
 use easq::join::Outcome;
 use prost::Message;
 
-use super::oracle::{self, Address, Counts, JoinTruth};
+use super::oracle::{self, Counts, JoinTruth};
 use super::{Line, Record, joiners};
 
 /// What was found.
@@ -68,13 +68,13 @@ impl Verdict {
 }
 
 /// Verifies invariants 2, 3, 4, 5 and 11 of a joiner that has consumed both inputs of `line` to
-/// their ends and is at rest. `malformed`: the records that were made to be rejected.
-pub fn joiner(line: &Line, malformed: &BTreeSet<Address>) -> Verdict {
+/// their ends and is at rest.
+pub fn joiner(line: &Line) -> Verdict {
     let settings = line.settings();
     let topics = &settings.topics;
     let views = line.kafka().read_to_end(&topics.behavior);
     let responses = line.kafka().read_to_end(&topics.responses);
-    let truth = oracle::join(topics, &settings.join, &views, &responses, malformed);
+    let truth = oracle::join(topics, &settings.join, &views, &responses);
     let mut verdict = Verdict { inputs: (views.len() + responses.len()) as u64, ..Verdict::default() };
 
     let labels = line.kafka().read_to_end(&topics.labelled_views);
@@ -93,9 +93,9 @@ pub fn joiner(line: &Line, malformed: &BTreeSet<Address>) -> Verdict {
     );
     let late = |topic: &str| line.kafka().read_to_end(topic).iter().map(joiners::origin).collect::<Vec<_>>();
     verdict.compare("the late record", truth.late.iter().cloned(), late(&topics.late));
-    verdict.compare("the dead letter", malformed.iter().cloned(), late(&topics.dead_letters));
+    verdict.compare("the dead letter", truth.malformed.iter().cloned(), late(&topics.dead_letters));
     let dead = line.kafka().read_to_end(&topics.dead_letters);
-    if let Some(letter) = dead.iter().find(|letter| !malformed.contains(&joiners::origin(letter))) {
+    if let Some(letter) = dead.iter().find(|letter| !truth.malformed.contains(&joiners::origin(letter))) {
         let (reason, detail) = (letter.header("reason"), letter.header("detail"));
         verdict.faults.push(format!("{:?} was rejected: {reason:?}, {detail:?}", joiners::origin(letter)));
     }

@@ -1,11 +1,8 @@
 //! The synthetic world's records, with faults, in the two input topics of a line.
 
-use std::collections::BTreeSet;
-
 use easq::settings::{Partitioner, Settings};
 use easq::simulate::{Delivery, Fault, FaultRates, Partitioning, World, WorldConfig};
 
-use super::oracle::Address;
 use super::{Input, Line};
 
 /// Every fault that a log has, often enough to matter in a few ten thousand records.
@@ -32,24 +29,25 @@ pub fn deliveries(
     world.deliveries(FAULTS, partitioning).collect()
 }
 
-/// Writes `deliveries` in their order; returns where the malformed ones went.
-pub fn write(line: &Line, deliveries: &[Delivery]) -> BTreeSet<Address> {
+/// A header that no joiner looks at, of the records that were made to be rejected. Where these lie in
+/// the log only the log can tell: a producer that loses its broker may write a record twice.
+pub const SPOILED: &str = "spoiled";
+
+pub fn is_spoiled(delivery: &Delivery) -> bool {
+    matches!(delivery.fault, Some(Fault::Malformed(_)))
+}
+
+/// Writes `deliveries` in their order.
+pub fn write(line: &Line, deliveries: &[Delivery]) {
     let topics = line.settings().topics;
-    let mut malformed = BTreeSet::new();
     for (topic, input) in [
         (&topics.behavior, easq::simulate::Input::Behavior),
         (&topics.responses, easq::simulate::Input::Responses),
     ] {
         let of_input: Vec<&Delivery> = deliveries.iter().filter(|delivery| delivery.input == input).collect();
         let records: Vec<Input> = of_input.iter().map(|delivery| record(delivery)).collect();
-        let addresses = line.kafka().produce(topic, &records);
-        for (delivery, (partition, offset)) in of_input.iter().zip(addresses) {
-            if matches!(delivery.fault, Some(Fault::Malformed(_))) {
-                malformed.insert((topic.clone(), partition, offset));
-            }
-        }
+        line.kafka().produce(topic, &records);
     }
-    malformed
 }
 
 fn record(delivery: &Delivery) -> Input {
@@ -57,7 +55,7 @@ fn record(delivery: &Delivery) -> Input {
         partition: delivery.partition,
         key: Some(delivery.key.to_vec()),
         payload: delivery.payload.as_ref().map(|payload| payload.to_vec()),
+        headers: is_spoiled(delivery).then(|| (SPOILED.to_owned(), Vec::new())).into_iter().collect(),
         timestamp_ms: Some(delivery.arrived_ms),
-        ..Input::default()
     }
 }
