@@ -240,6 +240,7 @@ pub struct Train {
     pub satisfaction_weight: f64,
     pub dpo_weight: f64,
     pub price_control: Switch,
+    pub behavior_budget_points: f64,
     pub reservoir_pairs: usize,
     pub reservoir_batch_pairs: usize,
     /// `auto` or a number of draws.

@@ -164,7 +164,7 @@ fn relations_between_settings_are_checked() {
         (&["joiner.max_poll_interval_ms=9000"], "joiner.max_poll_interval_ms"),
         (&["model.satisfaction_experts=4"], "model.satisfaction_experts"),
         (&["train.dpo=pairs", "train.reservoir_reuse=4"], "train.reservoir_reuse"),
-        (&["train.price_control=on"], "train.price_control"),
+        (&["train.behavior_budget_points=0"], "train.behavior_budget_points"),
         (&["join.behavior_sample_rate=1.5"], "join.behavior_sample_rate"),
         (&["join.behavior_sample_rate=nan"], "join.behavior_sample_rate"),
         (&["topics.late=no spaces"], "topics.late"),

@@ -118,6 +118,10 @@ table! {
         "Gradient norm of the last step, before clipping.";
     TRAIN_CLIPPED_STEPS "easq_train_clipped_steps_total" Counter []
         "Steps whose gradient was clipped (train.clip_norm).";
+    TRAIN_DPO_WEIGHT "easq_train_dpo_weight" Gauge []
+        "Weight of L_DPO (lambda 2) in the last step; train.price_control moves it.";
+    TRAIN_BEHAVIOR_COST "easq_train_behavior_cost_points" Gauge []
+        "Points of behavior accuracy that alignment costs against the twin, a mean over about 100 steps; train.behavior_budget_points is what it may cost.";
     TRAIN_PREFERENCE_STEPS "easq_train_preference_steps_total" Counter []
         "Steps that drew preference pairs.";
     TRAIN_DEAD_GATES "easq_train_dead_gates_ratio" Gauge ["expert"]

@@ -11,6 +11,7 @@ use crate::settings::{self, Dpo};
 
 use super::groups::MainBatch;
 use super::optimizer::MainGradients;
+use super::price::Price;
 
 /// One of the three losses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,10 +39,15 @@ impl Objective {
     pub(super) fn new(train: &settings::Train) -> Objective {
         Objective {
             satisfaction_weight: train.satisfaction_weight,
-            dpo_weight: train.dpo_weight,
+            dpo_weight: Price::new(train).weight,
             dpo: train.dpo,
             form: DpoPairsForm { beta: train.dpo_beta, offset: train.dpo_offset },
         }
+    }
+
+    /// The same with another λ2; whether L_DPO applies at all does not follow from it.
+    pub(super) fn at_price(self, dpo_weight: f64) -> Objective {
+        Objective { dpo_weight, ..self }
     }
 
     fn applies(self, form: Dpo) -> bool {
@@ -266,11 +272,11 @@ pub(super) struct Gradients {
     pub(super) satisfaction: Option<Tensor>,
 }
 
-/// The behavior-only twin's scores on a batch, its loss, and the gradients of that.
+/// The behavior-only twin's scores on a batch, and its loss.
 pub(super) struct TwinForward {
+    rows: Vec<Tensor>,
     pub(super) score: Tensor,
     pub(super) loss: Option<Tensor>,
-    pub(super) gradients: Option<MainGradients>,
 }
 
 impl TwinForward {
@@ -282,14 +288,16 @@ impl TwinForward {
         let score = twin.head(&twin.project(&views.input(&rows))).score;
         let loss = (batch.behavior_pairs > 0)
             .then(|| ScoreDifferences::new(&score, left, right).main_loss(right_is_better, weight));
-        let gradients = loss.as_ref().map(|loss| {
-            let leaves: Vec<&Tensor> = twin.group.leaves().iter().chain(&rows).collect();
-            let mut gradients = run_backward(loss, &leaves);
-            let rows = gradients.split_off(twin.group.leaves().len());
-            let index = batch.behavior.index.iter().map(Tensor::shallow_clone).collect();
-            MainGradients { flat: flatten(&gradients), index, rows }
-        });
-        Some(TwinForward { score, loss, gradients })
+        Some(TwinForward { rows, score, loss })
+    }
+
+    /// None where nothing is to be learned.
+    pub(super) fn gradients(&self, twin: &MainPath, batch: &Batch) -> Option<MainGradients> {
+        let leaves: Vec<&Tensor> = twin.group.leaves().iter().chain(&self.rows).collect();
+        let mut gradients = run_backward(self.loss.as_ref()?, &leaves);
+        let rows = gradients.split_off(twin.group.leaves().len());
+        let index = batch.behavior.index.iter().map(Tensor::shallow_clone).collect();
+        Some(MainGradients { flat: flatten(&gradients), index, rows })
     }
 }
 

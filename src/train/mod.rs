@@ -9,6 +9,7 @@ mod exit;
 mod groups;
 mod learn;
 mod optimizer;
+mod price;
 mod progressive;
 mod report;
 mod reservoir;

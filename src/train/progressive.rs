@@ -5,11 +5,36 @@ use std::collections::VecDeque;
 use crate::model::{HostTensor, TensorMap};
 
 /// How one pair was ranked: 2 right, 1 a tie, 0 wrong.
-fn outcome(difference: f64) -> u8 {
-    match difference.partial_cmp(&0.0) {
-        Some(std::cmp::Ordering::Greater) => 2,
-        Some(std::cmp::Ordering::Equal) => 1,
-        _ => 0,
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Outcome(u8);
+
+impl Outcome {
+    /// `difference` of the scores of the better and the worse view.
+    fn new(difference: f64) -> Outcome {
+        match difference.partial_cmp(&0.0) {
+            Some(std::cmp::Ordering::Greater) => Outcome(2),
+            Some(std::cmp::Ordering::Equal) => Outcome(1),
+            _ => Outcome(0),
+        }
+    }
+
+    /// A tie is half a win.
+    pub(super) fn wins(self) -> f64 {
+        f64::from(self.0) / 2.0
+    }
+}
+
+/// One pair as the model and its twin rank it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Ranked {
+    pub(super) model: Outcome,
+    pub(super) twin: Outcome,
+}
+
+impl Ranked {
+    /// Differences of the scores of the better and the worse view.
+    pub(super) fn new(model: f64, twin: f64) -> Ranked {
+        Ranked { model: Outcome::new(model), twin: Outcome::new(twin) }
     }
 }
 
@@ -30,12 +55,10 @@ impl Window {
         Window { name, length, outcomes: VecDeque::new(), model: 0, twin: 0 }
     }
 
-    /// Differences of the scores of the better and the worse view. Returns the wins of the model
-    /// and of the twin; a tie is half a win.
-    pub(super) fn push(&mut self, model: f64, twin: f64) -> (f64, f64) {
-        let (model, twin) = (outcome(model), outcome(twin));
-        self.push_outcome(4 * model + twin);
-        (f64::from(model) / 2.0, f64::from(twin) / 2.0)
+    /// The wins of the model and of the twin.
+    pub(super) fn push(&mut self, pair: Ranked) -> (f64, f64) {
+        self.push_outcome(4 * pair.model.0 + pair.twin.0);
+        (pair.model.wins(), pair.twin.wins())
     }
 
     fn push_outcome(&mut self, outcome: u8) {
@@ -111,7 +134,7 @@ mod tests {
         let mut window = Window::new("behavior", 4);
         assert_eq!(window.win_rates(), (0.5, 0.5));
         for (model, twin) in [(-1.0, -1.0), (-1.0, 1.0), (1.0, 0.0), (2.0, -1.0), (0.0, 1.0)] {
-            window.push(model, twin);
+            window.push(Ranked::new(model, twin));
         }
         assert_eq!((window.pairs(), window.win_rates()), (4, (0.625, 0.625)));
         let mut tensors = TensorMap::new([window.save()]);

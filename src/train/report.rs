@@ -54,6 +54,11 @@ pub struct StepReport {
     pub behavior_wins: f64,
     /// The same of its behavior-only twin.
     pub behavior_only_wins: f64,
+    /// λ2 of this step.
+    pub dpo_weight: f64,
+    /// Share of the behavior pairs that alignment costs, against the twin: a running mean over about
+    /// the last 100 steps.
+    pub behavior_cost: f64,
     /// Norm over the backbone's and the main head's gradients, before clipping.
     pub gradient_norm: f64,
     /// Whether that was above `train.clip_norm`.

@@ -152,6 +152,16 @@ impl Reservoir {
         (self.pairs.len() - self.used, self.used)
     }
 
+    /// Pairs that have ever come.
+    pub(super) fn arrived(&self) -> u64 {
+        self.arrived
+    }
+
+    /// Bq
+    pub(super) fn batch_pairs(&self) -> usize {
+        self.batch_pairs
+    }
+
     pub(super) fn learned(&self) -> u64 {
         self.learned
     }

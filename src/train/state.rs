@@ -13,6 +13,7 @@ use crate::settings::{Dpo, Settings};
 use super::Trainer;
 use super::learn::{Gradients, Objective};
 use super::optimizer::{Adam, MainOptimizer};
+use super::price::Price;
 use super::progressive::{RunningMean, Window};
 use super::reservoir::{Reservoir, Reuse};
 
@@ -42,6 +43,7 @@ pub(super) fn create(settings: &Settings, placement: Placement) -> Trainer {
         reward: settings.reward.clone(),
         placement,
         objective: Objective::new(train),
+        price: Price::new(train),
         main_optimizer: MainOptimizer::new(&model.main, train),
         satisfaction_adam: Adam::new(&model.satisfaction.group, train.lora_learning_rate),
         twin_optimizer: MainOptimizer::new(&twin, train),
@@ -77,6 +79,7 @@ pub(super) fn restore(settings: &Settings, placement: Placement, tensors: &mut T
     let reservoir = trainer.reservoir.load(tensors, |view| check_features(&architecture, Some(view)).is_ok());
     let behavior = trainer.behavior.load(tensors);
     let preference = trainer.preference.load(tensors);
+    let price = trainer.price.load(tensors);
     let losses = tensors.take(LOSSES, &[Dtype::F64], &[Some(3)]);
     let counts = tensors.take_i64(COUNTS, Some(2));
 
@@ -90,6 +93,7 @@ pub(super) fn restore(settings: &Settings, placement: Placement, tensors: &mut T
         reservoir: reservoir?,
         behavior: behavior?,
         preference: preference?,
+        price: price?,
         losses: std::array::from_fn(|i| RunningMean::from_saved(losses[i])),
         steps: counts[0] as u64,
         groups_learned: counts[1] as u64,
@@ -124,7 +128,7 @@ impl Trainer {
         tensors.extend(save_adam(&self.satisfaction_adam, SATISFACTION_OPTIMIZER));
         tensors.extend(self.normalizer.save());
         tensors.extend(self.reservoir.save());
-        tensors.extend([self.behavior.save(), self.preference.save()]);
+        tensors.extend([self.behavior.save(), self.preference.save(), self.price.save()]);
         let losses = self.losses.map(RunningMean::to_saved);
         tensors.push(HostTensor::from_f64(LOSSES, vec![3], &losses));
         tensors.push(HostTensor::from_i64(COUNTS, &[self.steps as i64, self.groups_learned as i64]));

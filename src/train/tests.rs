@@ -2,7 +2,7 @@ use crate::contract::v1::{
     BehaviorEvent, BehaviorGroup, Engagement, Features, LabelledView, PreferencePair, SparseFeature,
 };
 use crate::model::{Architecture, DropReason, HostTensor, Scorer};
-use crate::settings::{Dpo, Settings};
+use crate::settings::{Dpo, Settings, Switch};
 
 use super::{Offered, PairSource, Trainer, behavior_only_tensors};
 
@@ -10,6 +10,7 @@ pub(crate) fn settings(dpo: Dpo) -> Settings {
     let mut settings = Settings::default();
     settings.train.device = "cpu".into();
     settings.train.dpo = dpo;
+    settings.train.price_control = Switch::Off;
     settings.reward.signal = "value".into();
     settings
 }

@@ -13,7 +13,8 @@ use super::device;
 use super::groups::MainBatch;
 use super::learn::{Batch, Forward, Gradients, Loss, Objective, Readback, TwinForward, score_pair};
 use super::optimizer::{Adam, MainGradients, MainOptimizer};
-use super::progressive::{RunningMean, Window};
+use super::price::Price;
+use super::progressive::{Ranked, RunningMean, Window};
 use super::report::{BadBatch, Offered, PairSource, StepReport};
 use super::reservoir::{Reservoir, StoredPair};
 
@@ -36,6 +37,7 @@ pub struct Trainer {
     pub(super) reward: settings::Reward,
     pub(super) placement: Placement,
     pub(super) objective: Objective,
+    pub(super) price: Price,
     pub(super) model: Model,
     pub(super) main_optimizer: MainOptimizer,
     pub(super) satisfaction_adam: Adam,
@@ -100,7 +102,7 @@ impl Trainer {
         let views = EncodedViews::new(&self.architecture, &scaling, &[chosen, rejected]);
         let views = views.upload(self.placement.kind(), self.placement.device);
         let [model, twin] = score_pair(&self.model, &self.twin, &views);
-        self.preference.push(model.0 - model.1, twin.0 - twin.1);
+        self.preference.push(Ranked::new(model.0 - model.1, twin.0 - twin.1));
         self.reservoir.push(StoredPair::new(chosen.clone(), rejected.clone(), source));
         Offered::Taken
     }
@@ -137,10 +139,14 @@ impl Trainer {
         let batch = Batch::new(&self.architecture, &scaling, self.placement, self.objective, &main, &drawn);
 
         let forward = Forward::new(&self.model, &batch, self.objective, self.satisfaction_adam.steps > 0);
-        let gradients = forward.gradients(&self.model, &batch, self.objective);
         let twin = TwinForward::new(&self.twin, &batch);
-        let results = Results::fetch(&forward, &gradients, twin.as_ref());
-        if let Some(what) = results.non_finite() {
+        let results = Results::fetch(&forward, twin.as_ref());
+        let ranked = ranked_pairs(&main, &results);
+        let price = self.price_after(&ranked);
+        let gradients = forward.gradients(&self.model, &batch, self.objective.at_price(price.weight));
+        let twin_gradients = twin.and_then(|twin| twin.gradients(&self.twin, &batch));
+        let norms = Norms::fetch(&gradients, twin_gradients.as_ref());
+        if let Some(what) = results.non_finite().or_else(|| norms.non_finite()) {
             let lost = self.reservoir.lose(&draw);
             return Err(BadBatch {
                 what,
@@ -153,7 +159,8 @@ impl Trainer {
         }
 
         self.normalizer = normalizer;
-        self.apply(&gradients, twin.and_then(|twin| twin.gradients), &results);
+        self.price = price;
+        self.apply(&gradients, twin_gradients.as_ref(), &norms);
         self.steps += 1;
         self.groups_learned += main.groups as u64;
         let mut report = StepReport {
@@ -163,10 +170,17 @@ impl Trainer {
             behavior_pairs: main.behavior_pairs(),
             drawn_pairs: draw.positions.len(),
             drawn_new_pairs: draw.new,
-            clipped: self.main_optimizer.clips(results.main_norm),
+            dpo_weight: price.weight,
+            behavior_cost: price.cost,
+            gradient_norm: norms.main,
+            clipped: self.main_optimizer.clips(norms.main),
             ..Default::default()
         };
-        (report.behavior_wins, report.behavior_only_wins) = self.count_wins(&main, &results);
+        for pair in ranked {
+            let (model, twin) = self.behavior.push(pair);
+            report.behavior_wins += model;
+            report.behavior_only_wins += twin;
+        }
         report.dropped = main.dropped;
         report.too_small = main.too_small;
         results.describe(&mut report);
@@ -176,31 +190,28 @@ impl Trainer {
         Ok(report)
     }
 
-    fn apply(&mut self, gradients: &Gradients, twin: Option<MainGradients>, results: &Results) {
+    /// The price once these behavior pairs are known, which this step has not learned yet.
+    fn price_after(&self, ranked: &[Ranked]) -> Price {
+        let mut price = self.price;
+        if !ranked.is_empty() {
+            let cost: f64 = ranked.iter().map(|pair| pair.twin.wins() - pair.model.wins()).sum();
+            let may_move =
+                Price::may_move(self.steps, self.reservoir.arrived(), self.reservoir.batch_pairs());
+            price.observe(cost / ranked.len() as f64, may_move);
+        }
+        price
+    }
+
+    fn apply(&mut self, gradients: &Gradients, twin: Option<&MainGradients>, norms: &Norms) {
         if let Some(main) = &gradients.main {
-            self.main_optimizer.step(&mut self.model.main, main, results.main_norm);
+            self.main_optimizer.step(&mut self.model.main, main, norms.main);
         }
         if let Some(satisfaction) = &gradients.satisfaction {
             self.satisfaction_adam.step(&mut self.model.satisfaction.group, satisfaction);
         }
-        if let Some(twin) = &twin {
-            self.twin_optimizer.step(&mut self.twin, twin, results.twin_norm);
+        if let Some(twin) = twin {
+            self.twin_optimizer.step(&mut self.twin, twin, norms.twin);
         }
-    }
-
-    /// Behavior pairs of a batch that the scores from before its step rank right.
-    fn count_wins(&mut self, main: &MainBatch, results: &Results) -> (f64, f64) {
-        let mut wins = (0.0, 0.0);
-        for ((&left, &right), &preferred) in main.left.iter().zip(&main.right).zip(&main.preferred) {
-            if preferred != 0 {
-                let difference =
-                    |scores: &[f64]| f64::from(preferred) * (scores[left as usize] - scores[right as usize]);
-                let (model, twin) =
-                    self.behavior.push(difference(&results.scores), difference(&results.twin_scores));
-                wins = (wins.0 + model, wins.1 + twin);
-            }
-        }
-        wins
     }
 
     /// The gradient of one loss alone by every parameter, by public name: what
@@ -278,7 +289,18 @@ fn placement(settings: &Settings, dtype: Dtype) -> Result<Placement, TrainError>
     Ok(Placement { dtype, device })
 }
 
-/// What a step computed, on the host.
+/// How the scores from before a step rank the behavior pairs of its batch.
+fn ranked_pairs(main: &MainBatch, results: &Results) -> Vec<Ranked> {
+    let pairs = main.left.iter().zip(&main.right).zip(&main.preferred);
+    let ranked = |((&left, &right), &preferred): ((&i64, &i64), &i8)| {
+        let difference =
+            |scores: &[f64]| f64::from(preferred) * (scores[left as usize] - scores[right as usize]);
+        Ranked::new(difference(&results.scores), difference(&results.twin_scores))
+    };
+    pairs.filter(|(_, preferred)| **preferred != 0).map(ranked).collect()
+}
+
+/// What the forward passes of a step computed, on the host.
 #[derive(Debug, Default)]
 struct Results {
     /// ŷ of the batch's views by model and twin.
@@ -290,17 +312,12 @@ struct Results {
     /// L_main, L_satis, L_DPO
     losses: [Option<f64>; 3],
     twin_loss: Option<f64>,
-    main_norm: f64,
-    twin_norm: f64,
-    /// Norms of everything else that is learned from.
-    other_norms: Vec<f64>,
 }
 
 impl Results {
-    fn fetch(forward: &Forward, gradients: &Gradients, twin: Option<&TwinForward>) -> Results {
+    fn fetch(forward: &Forward, twin: Option<&TwinForward>) -> Results {
         let mut readback = Readback::default();
         let scores = forward.scores.as_ref();
-        let twin_gradients = twin.and_then(|twin| twin.gradients.as_ref());
         let losses = [&forward.main, &forward.satisfaction_loss, &forward.dpo];
         let mut add = |tensor: Option<&Tensor>| tensor.map(|tensor| readback.add(tensor)).is_some();
         let has_scores = add(scores.map(|output| &output.score));
@@ -309,13 +326,6 @@ impl Results {
         let has_losses = losses.map(|loss| add(loss.as_ref()));
         let has_twin = add(twin.map(|twin| &twin.score));
         let has_twin_loss = add(twin.and_then(|twin| twin.loss.as_ref()));
-        let flat = |gradients: Option<&MainGradients>| gradients.map(|gradients| gradients.flat.norm());
-        let has_main_norm = add(flat(gradients.main.as_ref()).as_ref());
-        let has_twin_norm = add(flat(twin_gradients).as_ref());
-        let rows = gradients.main.iter().chain(twin_gradients).flat_map(|gradients| &gradients.rows);
-        for gradient in rows.chain(&gradients.satisfaction) {
-            add(Some(&gradient.norm()));
-        }
 
         let mut fetched = readback.fetch();
         let mut next = |is_there: bool| is_there.then(|| fetched.next().unwrap_or_default());
@@ -327,33 +337,24 @@ impl Results {
             losses: has_losses.map(|is_there| scalar(next(is_there))),
             twin_scores: next(has_twin).unwrap_or_default(),
             twin_loss: scalar(next(has_twin_loss)),
-            main_norm: scalar(next(has_main_norm)).unwrap_or(0.0),
-            twin_norm: scalar(next(has_twin_norm)).unwrap_or(0.0),
-            other_norms: fetched.flatten().collect(),
         }
     }
 
-    /// The first thing that is not finite, if there is one. A norm is finite exactly when all
-    /// elements are, unless it overflows, which is as bad.
+    /// The first thing that is not finite, if there is one.
     fn non_finite(&self) -> Option<&'static str> {
         let [main, satisfaction, dpo] = self.losses.map(|loss| loss.unwrap_or(0.0));
-        let named = [
+        let scores = self.scores.iter().chain(&self.twin_scores).sum::<f64>();
+        first_not_finite([
             (main, "L_main"),
             (satisfaction, "L_satis"),
             (dpo, "L_DPO"),
             (self.twin_loss.unwrap_or(0.0), "the twin's L_main"),
-            (self.main_norm, "the gradient of projection and main head"),
-            (self.twin_norm, "the gradient of the twin"),
-            (self.other_norms.iter().sum(), "the gradient of embeddings, LoRA or satisfaction head"),
-        ];
-        let scores = self.scores.iter().chain(&self.twin_scores).sum::<f64>();
-        let named = named.into_iter().chain([(scores, "a score")]);
-        named.into_iter().find(|(value, _)| !value.is_finite()).map(|(_, what)| what)
+            (scores, "a score"),
+        ])
     }
 
     fn describe(&self, report: &mut StepReport) {
         [report.loss_main, report.loss_satisfaction, report.loss_dpo] = self.losses;
-        report.gradient_norm = self.main_norm;
         (report.score_mean, report.score_min) = mean_and_min(&self.scores).unwrap_or_default();
         let satisfaction = self.satisfaction.as_deref().and_then(mean_and_min);
         report.satisfaction_mean = satisfaction.map(|(mean, _)| mean);
@@ -366,6 +367,42 @@ impl Results {
             (0..experts).map(|k| share(rows().filter(|gates| gates[k] == 0.0).count())).collect();
         report.all_gates_dead = share(rows().filter(|gates| gates.iter().all(|gate| *gate == 0.0)).count());
     }
+}
+
+/// Norms of the gradients of a step. A norm is finite exactly when all elements are, unless it
+/// overflows, which is as bad.
+struct Norms {
+    main: f64,
+    twin: f64,
+    /// Of everything else that is learned from.
+    others: Vec<f64>,
+}
+
+impl Norms {
+    fn fetch(gradients: &Gradients, twin: Option<&MainGradients>) -> Norms {
+        let mut readback = Readback::default();
+        let main = gradients.main.as_ref();
+        let flat = [main, twin]
+            .map(|gradients| gradients.map(|gradients| readback.add(&gradients.flat.norm())).is_some());
+        let rows = main.into_iter().chain(twin).flat_map(|gradients| &gradients.rows);
+        rows.chain(&gradients.satisfaction).for_each(|gradient| readback.add(&gradient.norm()));
+        let mut fetched = readback.fetch().flatten();
+        let [main, twin] = flat.map(|is_there| if is_there { fetched.next() } else { None });
+        Norms { main: main.unwrap_or(0.0), twin: twin.unwrap_or(0.0), others: fetched.collect() }
+    }
+
+    /// The first gradient that is not finite, if there is one.
+    fn non_finite(&self) -> Option<&'static str> {
+        first_not_finite([
+            (self.main, "the gradient of projection and main head"),
+            (self.twin, "the gradient of the twin"),
+            (self.others.iter().sum(), "the gradient of embeddings, LoRA or satisfaction head"),
+        ])
+    }
+}
+
+fn first_not_finite<const N: usize>(named: [(f64, &'static str); N]) -> Option<&'static str> {
+    named.into_iter().find(|(value, _)| !value.is_finite()).map(|(_, what)| what)
 }
 
 fn mean_and_min(values: &[f64]) -> Option<(f64, f64)> {

@@ -356,6 +356,8 @@ impl Learner {
                 ("model", "preference", progressive.preference_win_rate),
                 ("twin", "preference", progressive.behavior_only_preference_win_rate),
             ],
+            dpo_weight: report.dpo_weight,
+            behavior_cost: report.behavior_cost,
             gradient_norms: &[("backbone", report.gradient_norm)],
             clipped: report.clipped,
             drew_pairs: report.drawn_pairs > 0,

@@ -5,16 +5,17 @@ use easq::contract::v1::{
     BehaviorEvent, BehaviorGroup, Engagement, Features, LabelledView, PreferencePair, SparseFeature,
 };
 use easq::model::HostTensor;
-use easq::settings::{Dpo, Settings};
+use easq::settings::{Dpo, Settings, Switch};
 use easq::train::{PairSource, Trainer};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// The defaults on the CPU, with a reward that the log carries.
+/// The defaults on the CPU, with a reward that the log carries and a fixed weight of L_DPO.
 pub fn settings(dpo: Dpo) -> Settings {
     let mut settings = Settings::default();
     settings.train.device = "cpu".into();
     settings.train.dpo = dpo;
+    settings.train.price_control = Switch::Off;
     settings.reward.signal = "value".into();
     settings
 }

@@ -1,7 +1,7 @@
 //! What the model is and how it learns.
 
 use super::Findings;
-use crate::settings::{Dpo, Settings, SparseField, Switch};
+use crate::settings::{Dpo, Settings, SparseField};
 
 const MIN_HANG_TIMEOUT_MS: u64 = 1_000;
 
@@ -69,8 +69,7 @@ pub(super) fn train(settings: &Settings, findings: &mut Findings) {
     findings.not_negative(train.dpo_offset, "train.dpo_offset");
     findings.not_negative(train.satisfaction_weight, "train.satisfaction_weight");
     findings.not_negative(train.dpo_weight, "train.dpo_weight");
-    let problem = "must be \"off\": this version trains at the fixed weight train.dpo_weight";
-    findings.require(train.price_control == Switch::Off, "train.price_control", problem);
+    findings.positive(train.behavior_budget_points, "train.behavior_budget_points");
     reservoir(settings, findings);
     findings.positive(train.normalizer_views, "train.normalizer_views");
     findings.positive(train.progressive_pairs, "train.progressive_pairs");

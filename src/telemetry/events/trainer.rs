@@ -175,6 +175,10 @@ pub struct StepTrained<'a> {
     /// Progressive win rates by model (`model`, `twin`) and kind (`behavior`, `preference`).
     pub win_rates: &'a [(&'static str, &'static str, f64)],
     /// Gradient norms by group of parameters, before clipping.
+    /// λ2
+    pub dpo_weight: f64,
+    /// Share of the behavior pairs that alignment costs.
+    pub behavior_cost: f64,
     pub gradient_norms: &'a [(&'static str, f64)],
     pub clipped: bool,
     pub drew_pairs: bool,
@@ -200,6 +204,8 @@ impl StepTrained<'_> {
         for (model, kind, rate) in self.win_rates {
             gauge!(names::TRAIN_WIN_RATE, "model" => *model, "kind" => *kind).set(*rate);
         }
+        gauge!(names::TRAIN_DPO_WEIGHT).set(self.dpo_weight);
+        gauge!(names::TRAIN_BEHAVIOR_COST).set(100.0 * self.behavior_cost);
         for (group, norm) in self.gradient_norms {
             gauge!(names::TRAIN_GRADIENT_NORM, "group" => *group).set(*norm);
         }
