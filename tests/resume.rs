@@ -3,7 +3,7 @@
 mod learning;
 
 use easq::model::HostTensor;
-use easq::settings::Dpo;
+use easq::settings::{Dpo, Switch};
 use easq::train::{TrainError, Trainer};
 use learning::{Samples, checkpoint, differences, settings, source};
 
@@ -19,14 +19,17 @@ fn advance(trainer: &mut Trainer, samples: &mut Samples, steps: usize) {
 
 #[test]
 fn a_restored_trainer_goes_on_bit_for_bit() {
-    for dpo in [Dpo::Live, Dpo::Pairs] {
+    for (dpo, price_control) in [(Dpo::Live, Switch::On), (Dpo::Live, Switch::Off), (Dpo::Pairs, Switch::Off)]
+    {
         let mut settings = settings(dpo);
+        settings.train.price_control = price_control;
         settings.train.reservoir_pairs = 256;
         settings.train.normalizer_views = 5_000;
         settings.train.progressive_pairs = 3_000;
         let mut samples = Samples::new(10);
         let mut uninterrupted = Trainer::new(&settings).unwrap();
-        advance(&mut uninterrupted, &mut samples, 25);
+        // λ2 moves from step 101 on.
+        advance(&mut uninterrupted, &mut samples, if price_control == Switch::On { 110 } else { 25 });
 
         let saved = checkpoint(&uninterrupted);
         let mut restored = Trainer::restore(&settings, saved.clone()).unwrap();

@@ -26,6 +26,8 @@ pub struct Architecture {
     pub lora_alpha: f64,
     /// Whether h_lora is added to the main path's hidden layer.
     pub inject_lora: bool,
+    /// Adapter mode: embeddings, projection and normalizer come from elsewhere and are never trained.
+    pub frozen_backbone: bool,
 }
 
 /// One embedded id field.
@@ -62,6 +64,7 @@ impl Architecture {
             lora_rank: model.lora_rank as usize,
             lora_alpha: model.lora_alpha,
             inject_lora: model.inject_lora,
+            frozen_backbone: !model.backbone.is_empty(),
         }
     }
 
@@ -84,6 +87,7 @@ impl Architecture {
             lora_rank: shape.lora_rank as usize,
             lora_alpha: shape.lora_alpha,
             inject_lora: shape.inject_lora,
+            frozen_backbone: shape.frozen_backbone,
         }
     }
 
@@ -112,6 +116,7 @@ impl Architecture {
             lora_rank: self.lora_rank as u32,
             lora_alpha: self.lora_alpha,
             inject_lora: self.inject_lora,
+            frozen_backbone: self.frozen_backbone,
         }
     }
 

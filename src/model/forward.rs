@@ -2,11 +2,12 @@
 
 use tch::{Device, Kind, Tensor, no_grad};
 
+use super::Architecture;
 use super::host_tensor::{Dtype, HostTensor};
 use super::parameters::{
-    ParameterGroup, Source, embedding_specs, host_tensor, kind_of, main_specs, satisfaction_specs,
+    ParameterGroup, ParameterSpec, Source, embedding_specs, host_tensor, kind_of, main_head_specs,
+    projection_specs, satisfaction_specs,
 };
-use super::{Architecture, SparseTable};
 
 /// Precision and device of a model.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -74,11 +75,15 @@ impl Head {
     }
 }
 
-/// Embeddings, projection and main head: what behavior and L_DPO teach.
+/// Embeddings, projection and main head: what behavior and L_DPO teach, the head alone where the
+/// backbone is frozen.
 pub(crate) struct MainPath {
     names: Vec<String>,
     /// [rows, dim] per sparse table
     pub(crate) tables: Vec<Tensor>,
+    /// W0, b0: leaves of `group`, or constants with these names.
+    projection: [Tensor; 2],
+    frozen: Option<[String; 2]>,
     pub(crate) group: ParameterGroup,
     head: Head,
 }
@@ -91,22 +96,62 @@ impl MainPath {
         placement: Placement,
     ) -> Option<MainPath> {
         let Placement { dtype, device } = placement;
-        let specs = embedding_specs(architecture, embedding_std);
-        let table = |(spec, table): (&super::parameters::ParameterSpec, &SparseTable)| {
+        let mut constant = |spec: &ParameterSpec| {
             let values = source.values(spec, dtype)?;
             let tensor = Tensor::from_slice(&values).to_kind(kind_of(dtype)).to_device(device);
-            Some(tensor.view([table.rows as i64, table.dim as i64]))
+            Some(tensor.view(spec.shape.iter().map(|&size| size as i64).collect::<Vec<_>>().as_slice()))
         };
-        let tables: Vec<_> = specs.iter().zip(&architecture.sparse).map(table).collect();
-        let group = ParameterGroup::load(main_specs(architecture), source, dtype, device)?;
+        let specs = embedding_specs(architecture, embedding_std);
+        // All of them are looked at before giving up, so that every fault is named.
+        let tables: Vec<_> = specs.iter().map(&mut constant).collect();
+        let [weight, bias] = projection_specs(architecture);
+        let head = main_head_specs(architecture);
+        let (frozen, group) = if architecture.frozen_backbone {
+            let names = [weight.name.clone(), bias.name.clone()];
+            let constants = [constant(&weight), constant(&bias)];
+            (Some((names, constants)), ParameterGroup::load(head, source, dtype, device)?)
+        } else {
+            let specs = [weight, bias].into_iter().chain(head).collect();
+            (None, ParameterGroup::load(specs, source, dtype, device)?)
+        };
         let head = Head::new(group.leaves());
+        let (frozen, projection) = match frozen {
+            Some((names, [weight, bias])) => (Some(names), [weight?, bias?]),
+            None => (None, [0, 1].map(|index| group.leaves()[index].shallow_clone())),
+        };
         let names = specs.into_iter().map(|spec| spec.name).collect();
-        Some(MainPath { names, tables: tables.into_iter().collect::<Option<_>>()?, group, head })
+        let tables = tables.into_iter().collect::<Option<_>>()?;
+        Some(MainPath { names, tables, projection, frozen, group, head })
+    }
+
+    /// A head of its own on the frozen backbone of `other`.
+    pub(crate) fn beside(
+        other: &MainPath,
+        architecture: &Architecture,
+        source: &mut Source,
+        placement: Placement,
+    ) -> Option<MainPath> {
+        let specs = main_head_specs(architecture);
+        let group = ParameterGroup::load(specs, source, placement.dtype, placement.device)?;
+        let head = Head::new(group.leaves());
+        Some(MainPath {
+            names: other.names.clone(),
+            tables: other.tables.iter().map(Tensor::shallow_clone).collect(),
+            projection: [0, 1].map(|index| other.projection[index].shallow_clone()),
+            frozen: other.frozen.clone(),
+            group,
+            head,
+        })
+    }
+
+    /// Whether embeddings and projection are constants.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.frozen.is_some()
     }
 
     /// h [n, d] of x [n, k]
     pub(crate) fn project(&self, x: &Tensor) -> Tensor {
-        x.linear(&self.group.leaves()[0], Some(&self.group.leaves()[1]))
+        x.linear(&self.projection[0], Some(&self.projection[1]))
     }
 
     /// ŷ of a hidden layer [n, d]
@@ -119,14 +164,21 @@ impl MainPath {
         &self.names
     }
 
+    /// All tensors.
     pub(crate) fn save(&self, prefix: &str) -> Vec<HostTensor> {
         let save = |(name, table): (&String, &Tensor)| {
             let shape = table.size().iter().map(|&size| size as usize).collect();
             host_tensor(format!("{prefix}{name}"), shape, table)
         };
         let mut tensors: Vec<_> = self.names.iter().zip(&self.tables).map(save).collect();
+        tensors.extend(self.frozen.iter().flatten().zip(&self.projection).map(save));
         tensors.extend(self.group.save(prefix));
         tensors
+    }
+
+    /// Those that learning changes.
+    pub(crate) fn save_learned(&self, prefix: &str) -> Vec<HostTensor> {
+        if self.is_frozen() { self.group.save(prefix) } else { self.save(prefix) }
     }
 }
 

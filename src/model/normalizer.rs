@@ -25,6 +25,13 @@ impl Normalizer {
         Normalizer { limit, count: 0, mean: vec![0.0; dense], m2: vec![0.0; dense] }
     }
 
+    /// These statistics for ever. Deviations are above 0.
+    pub(crate) fn frozen(scaling: &Scaling) -> Normalizer {
+        // The root of a rounded square is the number itself.
+        let m2 = scaling.std.iter().map(|std| std * std).collect();
+        Normalizer { limit: 0, count: 1, mean: scaling.mean.clone(), m2 }
+    }
+
     /// Takes one view's dense features in, until there have been `limit` of them.
     pub(crate) fn observe(&mut self, dense: &[f32]) {
         if self.count >= self.limit {
@@ -77,6 +84,18 @@ pub(crate) struct Scaling {
 }
 
 impl Scaling {
+    /// The statistics of a model made elsewhere, in either precision. None when they do not fit, which
+    /// the tensors remember.
+    pub(crate) fn load_any(dense: usize, tensors: &mut TensorMap) -> Option<Scaling> {
+        let mut take = |name: &str| tensors.take(name, &[Dtype::F32, Dtype::F64], &[Some(dense)])?.to_f64();
+        let (mean, std) = (take(MEAN), take(STD));
+        if std.iter().flatten().any(|std| !(MIN_STD..f64::INFINITY).contains(std)) {
+            tensors.fault(format!("{STD} has elements that are not between {MIN_STD} and infinity"));
+            return None;
+        }
+        Some(Scaling { mean: mean?, std: std? })
+    }
+
     pub(crate) fn save(&self, dtype: Dtype) -> [HostTensor; 2] {
         let tensor = |name: &str, values: &[f64]| match dtype {
             Dtype::F64 => HostTensor::from_f64(name, vec![values.len()], values),

@@ -21,17 +21,29 @@ impl ParameterSpec {
     fn elements(&self) -> usize {
         self.shape.iter().product()
     }
+
+    fn sizes(&self) -> Vec<Option<usize>> {
+        self.shape.iter().copied().map(Some).collect()
+    }
+
+    /// An embedding or a part of the projection, LoRA apart.
+    fn is_backbone(&self) -> bool {
+        self.name.starts_with("embeddings.")
+            || ["projection.weight", "projection.bias"].contains(&self.name.as_str())
+    }
 }
 
-/// `projection.weight`, `projection.bias`, and the main head.
-pub(crate) fn main_specs(architecture: &Architecture) -> Vec<ParameterSpec> {
+/// `projection.weight` and `projection.bias`.
+pub(crate) fn projection_specs(architecture: &Architecture) -> [ParameterSpec; 2] {
     let (d, k) = (architecture.hidden_dim, architecture.input_dim());
-    let mut specs = vec![
+    [
         ParameterSpec::new("projection.weight", &[d, k], Initial::Normal { std: (k as f64).sqrt().recip() }),
         ParameterSpec::new("projection.bias", &[d], Initial::Constant(0.0)),
-    ];
-    specs.extend(head_specs("main", architecture.main_experts, architecture));
-    specs
+    ]
+}
+
+pub(crate) fn main_head_specs(architecture: &Architecture) -> Vec<ParameterSpec> {
+    head_specs("main", architecture.main_experts, architecture)
 }
 
 /// LoRA and the satisfaction head.
@@ -77,6 +89,11 @@ pub(crate) fn embedding_specs(architecture: &Architecture, std: f64) -> Vec<Para
 /// Where values come from.
 pub(crate) enum Source<'a> {
     Seed(u64),
+    /// Embeddings and projection of these tensors, all else drawn.
+    Backbone {
+        tensors: &'a mut TensorMap,
+        seed: u64,
+    },
     /// Named `prefix` + the parameter's name.
     Tensors {
         tensors: &'a mut TensorMap,
@@ -88,10 +105,14 @@ impl Source<'_> {
     /// None when the tensors do not fit, which they remember.
     pub(crate) fn values(&mut self, spec: &ParameterSpec, dtype: Dtype) -> Option<Vec<f64>> {
         match self {
-            Source::Seed(seed) => Some(draw(*seed, &spec.name, spec.elements(), spec.initial)),
+            Source::Backbone { tensors, .. } if spec.is_backbone() => {
+                tensors.take(&spec.name, &[Dtype::F32, Dtype::F64], &spec.sizes())?.to_f64()
+            }
+            Source::Seed(seed) | Source::Backbone { seed, .. } => {
+                Some(draw(*seed, &spec.name, spec.elements(), spec.initial))
+            }
             Source::Tensors { tensors, prefix } => {
-                let shape: Vec<_> = spec.shape.iter().copied().map(Some).collect();
-                tensors.take(&format!("{prefix}{}", spec.name), &[dtype], &shape)?.to_f64()
+                tensors.take(&format!("{prefix}{}", spec.name), &[dtype], &spec.sizes())?.to_f64()
             }
         }
     }

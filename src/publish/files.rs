@@ -74,7 +74,8 @@ fn safetensors(tensors: &[&HostTensor], prefix: &str) -> io::Result<Vec<u8>> {
     serialize(views, Some(metadata)).map_err(io::Error::other)
 }
 
-fn read_safetensors(path: &Path) -> io::Result<Vec<HostTensor>> {
+/// Reads the tensors of one file, under the names that it has them.
+pub fn read_safetensors(path: &Path) -> io::Result<Vec<HostTensor>> {
     let bytes = fs::read(path)?;
     let file = SafeTensors::deserialize(&bytes).map_err(io::Error::other)?;
     let tensors = file.iter().map(|(name, view)| {

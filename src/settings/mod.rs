@@ -219,6 +219,7 @@ pub struct Model {
     pub lora_rank: u32,
     pub lora_alpha: f64,
     pub inject_lora: bool,
+    pub backbone: String,
     pub seed: u64,
 }
 

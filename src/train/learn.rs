@@ -140,11 +140,25 @@ impl Pairs {
     }
 }
 
-/// Copies of the rows that a step may change: leaves of the graph.
-fn gather(tables: &[Tensor], index: &[Tensor]) -> Vec<Tensor> {
-    let rows =
-        |(table, index): (&Tensor, &Tensor)| no_grad(|| table.index_select(0, index)).set_requires_grad(true);
-    tables.iter().zip(index).map(rows).collect()
+/// Copies of the rows that a step may change: leaves of the graph unless the backbone is frozen.
+fn gather(path: &MainPath, index: &[Tensor]) -> Vec<Tensor> {
+    let rows = |(table, index): (&Tensor, &Tensor)| {
+        no_grad(|| table.index_select(0, index)).set_requires_grad(!path.is_frozen())
+    };
+    path.tables.iter().zip(index).map(rows).collect()
+}
+
+/// What L_main and L_DPO teach of a path, given the rows that were gathered: its group, then those.
+fn leaves<'a>(path: &'a MainPath, rows: &'a [Tensor]) -> Vec<&'a Tensor> {
+    let rows = if path.is_frozen() { &[] } else { rows };
+    path.group.leaves().iter().chain(rows).collect()
+}
+
+/// Splits gradients by [`leaves`]; `index` are the rows' numbers.
+fn main_gradients(path: &MainPath, mut gradients: Vec<Tensor>, index: &[Tensor]) -> MainGradients {
+    let rows = gradients.split_off(path.group.leaves().len());
+    let index = index[..rows.len()].iter().map(Tensor::shallow_clone).collect();
+    MainGradients { flat: flatten(&gradients), index, rows }
 }
 
 /// The model's scores and losses on one batch; a loss over no pairs is None.
@@ -161,7 +175,7 @@ pub(super) struct Forward {
 impl Forward {
     /// `labels_known`: the satisfaction head has learned before, so it may label live pairs.
     pub(super) fn new(model: &Model, batch: &Batch, objective: Objective, labels_known: bool) -> Forward {
-        let rows = gather(&model.main.tables, &batch.model().index);
+        let rows = gather(&model.main, &batch.model().index);
         let mut forward = Forward {
             rows,
             scores: None,
@@ -245,23 +259,15 @@ impl Forward {
         main: bool,
         satisfaction: bool,
     ) -> Gradients {
-        let mut leaves: Vec<&Tensor> = Vec::new();
-        if main {
-            leaves.extend(model.main.group.leaves());
-            leaves.extend(&self.rows);
+        let of_main = if main { leaves(&model.main, &self.rows) } else { Vec::new() };
+        let of_satisfaction = model.satisfaction.group.leaves().iter().filter(|_| satisfaction);
+        let all: Vec<&Tensor> = of_main.iter().copied().chain(of_satisfaction).collect();
+        let mut gradients = run_backward(total, &all);
+        let rest = gradients.split_off(of_main.len());
+        Gradients {
+            main: main.then(|| main_gradients(&model.main, gradients, index)),
+            satisfaction: satisfaction.then(|| flatten(&rest)),
         }
-        if satisfaction {
-            leaves.extend(model.satisfaction.group.leaves());
-        }
-        let mut gradients = run_backward(total, &leaves).into_iter();
-        let mut take = |count: usize| gradients.by_ref().take(count).collect::<Vec<_>>();
-        let main = main.then(|| MainGradients {
-            flat: flatten(&take(model.main.group.leaves().len())),
-            index: index.iter().map(Tensor::shallow_clone).collect(),
-            rows: take(self.rows.len()),
-        });
-        let satisfaction = satisfaction.then(|| flatten(&take(model.satisfaction.group.leaves().len())));
-        Gradients { main, satisfaction }
     }
 }
 
@@ -284,7 +290,7 @@ impl TwinForward {
     pub(super) fn new(twin: &MainPath, batch: &Batch) -> Option<TwinForward> {
         let Pairs { left, right, right_is_better, weight } = &batch.pairs;
         let views = batch.behavior.views.as_ref()?;
-        let rows = gather(&twin.tables, &batch.behavior.index);
+        let rows = gather(twin, &batch.behavior.index);
         let score = twin.head(&twin.project(&views.input(&rows))).score;
         let loss = (batch.behavior_pairs > 0)
             .then(|| ScoreDifferences::new(&score, left, right).main_loss(right_is_better, weight));
@@ -293,11 +299,8 @@ impl TwinForward {
 
     /// None where nothing is to be learned.
     pub(super) fn gradients(&self, twin: &MainPath, batch: &Batch) -> Option<MainGradients> {
-        let leaves: Vec<&Tensor> = twin.group.leaves().iter().chain(&self.rows).collect();
-        let mut gradients = run_backward(self.loss.as_ref()?, &leaves);
-        let rows = gradients.split_off(twin.group.leaves().len());
-        let index = batch.behavior.index.iter().map(Tensor::shallow_clone).collect();
-        Some(MainGradients { flat: flatten(&gradients), index, rows })
+        let gradients = run_backward(self.loss.as_ref()?, &leaves(twin, &self.rows));
+        Some(main_gradients(twin, gradients, &batch.behavior.index))
     }
 }
 

@@ -93,7 +93,10 @@ impl MainOptimizer {
     pub(super) fn new(path: &MainPath, settings: &crate::settings::Train) -> MainOptimizer {
         MainOptimizer {
             adam: Adam::new(&path.group, settings.learning_rate),
-            adagrad: RowAdagrad::new(&path.tables, settings.embedding_learning_rate),
+            adagrad: RowAdagrad::new(
+                if path.is_frozen() { &[] } else { &path.tables },
+                settings.embedding_learning_rate,
+            ),
             clip_norm: settings.clip_norm,
         }
     }

@@ -25,19 +25,39 @@ const COUNTS: &str = "training.counts";
 const LOSSES: &str = "training.progressive.losses";
 
 pub(super) fn create(settings: &Settings, placement: Placement) -> Trainer {
+    let seed = settings.model.seed;
+    create_from(settings, placement, &mut Source::Seed(seed), &mut Source::Seed(seed))
+        .expect("a seed gives every value")
+}
+
+/// A new trainer on the frozen backbone of these tensors. None when they do not fit, which they
+/// remember.
+pub(super) fn adapt(settings: &Settings, placement: Placement, tensors: &mut TensorMap) -> Option<Trainer> {
+    let seed = settings.model.seed;
+    let scaling = Scaling::load_any(settings.features.dense.len(), tensors);
+    let mut source = Source::Backbone { tensors, seed };
+    let trainer = create_from(settings, placement, &mut source, &mut Source::Seed(seed));
+    Some(Trainer { normalizer: Normalizer::frozen(&scaling?), ..trainer? })
+}
+
+/// A new trainer with the model of one source, and what its twin has of its own of the other.
+fn create_from(
+    settings: &Settings,
+    placement: Placement,
+    of_model: &mut Source,
+    of_twin: &mut Source,
+) -> Option<Trainer> {
     let train = &settings.train;
     let architecture = Architecture::from_settings(settings);
-    let seed = || Source::Seed(settings.model.seed);
-    let model = Model::load(&architecture, train.embedding_std, &mut seed(), placement);
-    let twin = MainPath::load(&architecture, train.embedding_std, &mut seed(), placement);
-    let (model, twin) = model.zip(twin).expect("a seed gives every value");
+    let model = Model::load(&architecture, train.embedding_std, of_model, placement)?;
+    let twin = load_twin(&model, &architecture, train.embedding_std, of_twin, placement)?;
     let reservoir = Reservoir::new(
         train.reservoir_pairs,
         train.reservoir_batch_pairs,
         reuse(settings),
         settings.model.seed,
     );
-    Trainer {
+    Some(Trainer {
         normalizer: Normalizer::new(architecture.dense.len(), train.normalizer_views),
         architecture,
         reward: settings.reward.clone(),
@@ -55,6 +75,42 @@ pub(super) fn create(settings: &Settings, placement: Placement) -> Trainer {
         losses: Default::default(),
         steps: 0,
         groups_learned: 0,
+    })
+}
+
+fn load_twin(
+    model: &Model,
+    architecture: &Architecture,
+    embedding_std: f64,
+    source: &mut Source,
+    placement: Placement,
+) -> Option<MainPath> {
+    match architecture.frozen_backbone {
+        true => MainPath::beside(&model.main, architecture, source, placement),
+        false => MainPath::load(architecture, embedding_std, source, placement),
+    }
+}
+
+/// Compares the frozen backbone with these tensors; what differs or does not fit, they remember.
+pub(super) fn check_backbone(trainer: &Trainer, tensors: &mut TensorMap) {
+    let dtypes = [Dtype::F32, Dtype::F64];
+    let scaling = trainer.normalizer.scaling(Dtype::F64);
+    let statistics = scaling.save(Dtype::F64).into_iter();
+    let learned: Vec<_> = trainer.model.main.save_learned("").into_iter().map(|tensor| tensor.name).collect();
+    let constants = trainer.model.main.save("").into_iter().filter(|tensor| !learned.contains(&tensor.name));
+    for own in constants.chain(statistics) {
+        let shape: Vec<_> = own.shape.iter().copied().map(Some).collect();
+        let Some(other) = tensors.take(&own.name, &dtypes, &shape) else { continue };
+        let rounded = |values: Option<Vec<f64>>| -> Vec<f64> {
+            let values = values.unwrap_or_default().into_iter();
+            match trainer.placement.dtype {
+                Dtype::F32 => values.map(|value| f64::from(value as f32)).collect(),
+                _ => values.collect(),
+            }
+        };
+        if rounded(own.to_f64()) != rounded(other.to_f64()) {
+            tensors.fault(format!("{} has other values than the model was trained with", own.name));
+        }
     }
 }
 
@@ -67,10 +123,13 @@ pub(super) fn restore(settings: &Settings, placement: Placement, tensors: &mut T
     let mut source = Source::Tensors { tensors, prefix: "" };
     let model = Model::load(&architecture, 0.0, &mut source, placement);
     let mut source = Source::Tensors { tensors, prefix: TWIN };
-    let twin = MainPath::load(&architecture, 0.0, &mut source, placement);
+    // On the new trainer's model where the restored one has a fault: the twin's own are still named.
+    let beside = model.as_ref().unwrap_or(&trainer.model);
+    let twin = load_twin(beside, &architecture, 0.0, &mut source, placement);
     // The published statistics follow from the saved sums.
     let scaling = Scaling::load(dense, placement.dtype, tensors);
-    let normalizer = Normalizer::load(dense, settings.train.normalizer_views, tensors);
+    let views = if architecture.frozen_backbone { 0 } else { settings.train.normalizer_views };
+    let normalizer = Normalizer::load(dense, views, tensors);
     let optimizers = [
         load_main_optimizer(&mut trainer.main_optimizer, MAIN_OPTIMIZER, &trainer.model.main, tensors),
         load_main_optimizer(&mut trainer.twin_optimizer, TWIN_OPTIMIZER, &trainer.twin, tensors),
@@ -122,7 +181,7 @@ impl Trainer {
 
     /// What a checkpoint carries besides, ordered by name: all names begin with `training.`.
     pub fn training_state(&self) -> Vec<HostTensor> {
-        let mut tensors = self.twin.save(TWIN);
+        let mut tensors = self.twin.save_learned(TWIN);
         tensors.extend(save_main_optimizer(&self.main_optimizer, MAIN_OPTIMIZER, &self.model.main));
         tensors.extend(save_main_optimizer(&self.twin_optimizer, TWIN_OPTIMIZER, &self.twin));
         tensors.extend(save_adam(&self.satisfaction_adam, SATISFACTION_OPTIMIZER));
@@ -215,13 +274,14 @@ pub(super) fn name_gradients(model: &Model, gradients: &Gradients) -> Vec<HostTe
 pub fn behavior_only_tensors(checkpoint: &[HostTensor]) -> Result<Vec<HostTensor>, LoadError> {
     let mut missing = Vec::new();
     let mut tensors = Vec::new();
+    // A twin on a frozen backbone has a head of its own and no more.
+    let is_frozen = !checkpoint.iter().any(|tensor| tensor.name == format!("{TWIN}projection.weight"));
     for tensor in checkpoint.iter().filter(|tensor| !tensor.name.starts_with("training.")) {
         let mut tensor = tensor.clone();
         let name = &tensor.name;
-        if name.starts_with("embeddings.")
-            || name.starts_with("main.")
-            || ["projection.weight", "projection.bias"].contains(&name.as_str())
-        {
+        let is_backbone = name.starts_with("embeddings.")
+            || ["projection.weight", "projection.bias"].contains(&name.as_str());
+        if name.starts_with("main.") || (is_backbone && !is_frozen) {
             let twin = format!("{TWIN}{name}");
             match checkpoint.iter().find(|tensor| tensor.name == twin) {
                 Some(twin) => tensor.data = twin.data.clone(),

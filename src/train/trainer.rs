@@ -5,7 +5,7 @@ use tch::{Device, Tensor};
 use crate::contract::v1;
 use crate::model::{
     Architecture, DropReason, Dtype, EncodedViews, HostTensor, LoadError, MainPath, Model, Normalizer,
-    Placement, check_features,
+    Placement, TensorMap, check_features,
 };
 use crate::settings::{self, Settings};
 
@@ -26,6 +26,8 @@ pub enum TrainError {
     Device { value: String, problem: String },
     #[error("the checkpoint cannot be resumed: {0}")]
     Load(#[from] LoadError),
+    #[error("model.backbone: {0}")]
+    Backbone(LoadError),
 }
 
 /// Model, behavior-only twin, optimizers, label reservoir and progressive figures.
@@ -71,6 +73,33 @@ impl Trainer {
         Ok(super::state::create(settings, placement))
     }
 
+    /// A new model on a backbone made elsewhere (`model.backbone`): `embeddings.*`, `projection.weight`,
+    /// `projection.bias`, `normalizer.mean` and `normalizer.std`, each in F32 or F64, and nothing
+    /// else. These are never trained; LoRA and both heads are.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`]; or the tensors do not fit the settings, every fault named.
+    pub fn adapting(
+        settings: &Settings,
+        dtype: Dtype,
+        backbone: impl IntoIterator<Item = HostTensor>,
+    ) -> Result<Trainer, TrainError> {
+        let mut tensors = TensorMap::new(backbone);
+        let trainer = super::state::adapt(settings, placement(settings, dtype)?, &mut tensors);
+        tensors.finish().map_err(TrainError::Backbone)?;
+        Ok(trainer.expect("tensors without a fault make a trainer"))
+    }
+
+    /// Refuses a backbone that is not the one that this model was trained on.
+    ///
+    /// # Errors
+    /// Names every tensor that is missing, not part of it, of another shape, or has other values.
+    pub fn check_backbone(&self, backbone: impl IntoIterator<Item = HostTensor>) -> Result<(), TrainError> {
+        let mut tensors = TensorMap::new(backbone);
+        super::state::check_backbone(self, &mut tensors);
+        tensors.finish().map_err(TrainError::Backbone)
+    }
+
     /// Goes on from a checkpoint: all its tensors, those of serving and those of training, in the
     /// precision that they have. On the CPU with one thread what follows is bit for bit what would
     /// have followed without the break.
@@ -81,7 +110,7 @@ impl Trainer {
         settings: &Settings,
         tensors: impl IntoIterator<Item = HostTensor>,
     ) -> Result<Trainer, TrainError> {
-        let mut tensors = crate::model::TensorMap::new(tensors);
+        let mut tensors = TensorMap::new(tensors);
         let placement = placement(settings, tensors.precision())?;
         let trainer = super::state::restore(settings, placement, &mut tensors);
         tensors.finish()?;

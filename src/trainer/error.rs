@@ -34,6 +34,8 @@ pub enum TrainerError {
     Resume { version: u64, source: TrainError },
     #[error(transparent)]
     Train(#[from] TrainError),
+    #[error("model.backbone '{path}': {source}")]
+    Backbone { path: String, source: std::io::Error },
     #[error(
         "version {version} was trained with other settings of {sections}: set them back, or give the model a new \
          model.name"

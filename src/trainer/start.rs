@@ -1,12 +1,15 @@
 //! From ownership to the first step.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::kafka::reader::{LogReader, ReadError};
 use crate::kafka::transaction::TransactionalProducer;
+use crate::model::{Dtype, HostTensor};
 use crate::publish::Publisher;
 use crate::publish::error::PublishError;
+use crate::publish::files;
 use crate::publish::page_reader::PageReader;
 use crate::publish::registry::RegistryReader;
 use crate::settings::Settings;
@@ -76,16 +79,26 @@ fn try_start(settings: &Settings, halt: &StopToken) -> Result<Started, TrainerEr
 
     failpoint("train-load");
     let checkpoint = registry.registry.newest_checkpoint().cloned();
+    let backbone = backbone(settings)?;
     let (trainer, mut progress) = match &checkpoint {
         Some(manifest) => {
             resume::check_model(manifest, settings)?;
             let mut pages = PageReader::new(settings, "checkpoint pages")?;
             let (tensors, _) = pages.load(manifest, &HashMap::new(), |_| true)?;
-            let restored = Trainer::restore(settings, tensors);
+            let restored = Trainer::restore(settings, tensors).and_then(|trainer| match backbone {
+                Some(backbone) => trainer.check_backbone(backbone).map(|()| trainer),
+                None => Ok(trainer),
+            });
             let failed = |source| TrainerError::Resume { version: manifest.version, source };
             (restored.map_err(failed)?, Progress::resume(&manifest.inputs))
         }
-        None => (Trainer::new(settings)?, Progress::default()),
+        None => {
+            let trainer = match backbone {
+                Some(backbone) => Trainer::adapting(settings, Dtype::F32, backbone),
+                None => Trainer::new(settings),
+            };
+            (trainer?, Progress::default())
+        }
     };
     let groups = LogReader::new(&settings.kafka, "trainer groups")?;
     let pairs = LogReader::new(&settings.kafka, "trainer pairs")?;
@@ -99,6 +112,16 @@ fn try_start(settings: &Settings, halt: &StopToken) -> Result<Started, TrainerEr
     let event_time_watermark_ms = checkpoint.map_or(0, |manifest| manifest.event_time_watermark_ms);
     let learned = Learned { trainer, progress, event_time_watermark_ms, is_resumed: parent.is_some() };
     Ok(Started { learned, publisher, groups, pairs })
+}
+
+/// The tensors of the frozen backbone, if there is to be one.
+fn backbone(settings: &Settings) -> Result<Option<Vec<HostTensor>>, TrainerError> {
+    let path = &settings.model.backbone;
+    if path.is_empty() {
+        return Ok(None);
+    }
+    let tensors = files::read_safetensors(Path::new(path));
+    tensors.map(Some).map_err(|source| TrainerError::Backbone { path: path.clone(), source })
 }
 
 /// What the log holds of every partition of a topic.
