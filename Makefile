@@ -14,6 +14,8 @@ PORT ?= 9092
 MINUTES ?= 3
 BROKERS ?= 1
 RESTARTS ?= 10
+# What is tested besides: baselines and ablations, which no release has.
+FEATURES := --features research
 
 easq := cargo run --quiet --profile $(PROFILE) --
 
@@ -55,11 +57,11 @@ endif
 
 .PHONY: test
 test: setup ## Run all tests against a real Apache Kafka (ARGS=... for cargo test)
-	scripts/with-kafka cargo test $(ARGS)
+	scripts/with-kafka cargo test $(FEATURES) $(ARGS)
 
 .PHONY: chaos
 chaos: setup-build setup-kafka ## Kill, freeze and cut everything, then verify (SEED=drawn MINUTES=3 BROKERS=1|3)
-	cargo test --test chaos -- --minutes $(MINUTES) --brokers $(BROKERS) $(if $(filter command line environment,$(origin SEED)),--seed $(SEED))
+	cargo test $(FEATURES) --test chaos -- --minutes $(MINUTES) --brokers $(BROKERS) $(if $(filter command line environment,$(origin SEED)),--seed $(SEED))
 
 .PHONY: bench
 bench: setup-build setup-kafka ## Measure what speed depends on (ARGS=... for criterion, RESTARTS=10 of a joiner)
@@ -69,8 +71,9 @@ bench: setup-build setup-kafka ## Measure what speed depends on (ARGS=... for cr
 .PHONY: lint
 lint: setup-build ## Check formatting, and lints with warnings as errors
 	cargo fmt --check
-	cargo clippy --all-targets -- -D warnings
-	cargo clippy --test chaos -- -D warnings
+	cargo clippy -- -D warnings
+	cargo clippy $(FEATURES) --all-targets -- -D warnings
+	cargo clippy $(FEATURES) --test chaos -- -D warnings
 
 .PHONY: fmt
 fmt: ## Format the sources

@@ -54,6 +54,9 @@ enum Command {
     Demo(demo::Args),
     Score(ScoreArgs),
     Follow(FollowCommand),
+    /// Train and rank the method, its baselines and ablations on the synthetic world.
+    #[cfg(feature = "research")]
+    Compare(crate::evaluate::compare::CompareArgs),
     /// Look at the versions of the model.
     #[command(subcommand)]
     Model(ModelCommand),
@@ -132,6 +135,8 @@ impl Cli {
             Command::Simulate(args) => services::simulate(settings, args),
             Command::Demo(args) => services::demo(settings, args),
             Command::Follow(command) => services::follow(settings, command.args, command.listen),
+            #[cfg(feature = "research")]
+            Command::Compare(args) => services::compare(settings, args),
             Command::Score(args) => printed(|out| Ok(score(&settings, &args, out)?)),
             Command::Model(command) => {
                 // Signals end it as they end any program that only reads.

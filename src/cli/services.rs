@@ -63,6 +63,17 @@ pub(super) fn demo(settings: Settings, args: show::Args) -> Result<()> {
     })
 }
 
+#[cfg(feature = "research")]
+pub(super) fn compare(settings: Settings, args: crate::evaluate::compare::CompareArgs) -> Result<()> {
+    let settings = Arc::new(settings);
+    supervise(&settings, None, |supervisor| {
+        let settings = Arc::clone(&settings);
+        supervisor.thread("compare", Stage::Work, Kind::Job, move |stop| {
+            crate::evaluate::compare::compare(&settings, &args, &stop, &mut std::io::stdout())
+        })
+    })
+}
+
 /// Metrics that are counted, and where they are served, if anywhere.
 struct Endpoints {
     metrics: Metrics,

@@ -39,6 +39,6 @@ pub fn rank_lists(
     tally.metrics().ok_or(EvaluateError::NoContrast { lists: lists.len() })
 }
 
-fn rewards(views: &[BehaviorEvent], settings: &settings::Reward) -> Result<Vec<f64>, DropReason> {
+pub(super) fn rewards(views: &[BehaviorEvent], settings: &settings::Reward) -> Result<Vec<f64>, DropReason> {
     views.iter().map(|view| reward(settings, &view.engagement.clone().unwrap_or_default())).collect()
 }

@@ -28,6 +28,8 @@ pub struct Architecture {
     pub inject_lora: bool,
     /// Adapter mode: embeddings, projection and normalizer come from elsewhere and are never trained.
     pub frozen_backbone: bool,
+    /// Whether experts have gates. Always, but for one ablation.
+    pub gated: bool,
 }
 
 /// One embedded id field.
@@ -65,6 +67,7 @@ impl Architecture {
             lora_alpha: model.lora_alpha,
             inject_lora: model.inject_lora,
             frozen_backbone: !model.backbone.is_empty(),
+            gated: true,
         }
     }
 
@@ -88,6 +91,7 @@ impl Architecture {
             lora_alpha: shape.lora_alpha,
             inject_lora: shape.inject_lora,
             frozen_backbone: shape.frozen_backbone,
+            gated: true,
         }
     }
 

@@ -83,10 +83,21 @@ impl EncodedViews {
         let width = self.dense.len().checked_div(self.views).unwrap_or(0);
         let dense = Tensor::from_slice(&self.dense).view([self.views as i64, width as i64]);
         let pooled = |(index, pooled): (Tensor, &PooledRows)| {
-            (index.to_device(device), Tensor::from_slice(&pooled.offsets).to_device(device))
+            let offsets = Tensor::from_slice(&pooled.offsets);
+            (upload(&index, Kind::Int64, device), upload(&offsets, Kind::Int64, device))
         };
         let tables = index.into_iter().zip(&self.tables).map(pooled).collect();
-        ViewTensors { dense: dense.to_kind(kind).to_device(device), tables }
+        ViewTensors { dense: upload(&dense, kind, device), tables }
+    }
+}
+
+/// A tensor of the host on the device. To a GPU it goes through pinned memory, and nobody waits until
+/// it is there: what is queued behind it does.
+pub(crate) fn upload(tensor: &Tensor, kind: Kind, device: Device) -> Tensor {
+    let tensor = tensor.to_kind(kind);
+    match device {
+        Device::Cpu => tensor,
+        gpu => tensor.pin_memory(gpu).to_device_(gpu, kind, true, false),
     }
 }
 
@@ -135,6 +146,6 @@ impl TouchedRows {
 
     /// Row numbers per table, on the device.
     pub(crate) fn index(&self, device: Device) -> Vec<Tensor> {
-        self.rows.iter().map(|rows| Tensor::from_slice(rows).to_device(device)).collect()
+        self.rows.iter().map(|rows| upload(&Tensor::from_slice(rows), Kind::Int64, device)).collect()
     }
 }

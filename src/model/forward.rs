@@ -23,9 +23,9 @@ impl Placement {
 }
 
 /// A mixture of experts with its own gate (the two heads have the same form).
-struct Head {
-    gate_weight: Tensor,
-    gate_bias: Tensor,
+pub(crate) struct Head {
+    /// Weight and bias; the one expert of the ablation without a mixture has none.
+    gate: Option<[Tensor; 2]>,
     /// [K·e, d]
     hidden_weight: Tensor,
     hidden_bias: Tensor,
@@ -42,16 +42,15 @@ pub(crate) struct HeadOutput {
 }
 
 impl Head {
-    /// `leaves` are the last six of a group: gate, hidden, output, each weight then bias.
-    fn new(leaves: &[Tensor]) -> Head {
-        let leaf = |index: usize| leaves[leaves.len() - 6 + index].shallow_clone();
+    /// `leaves` end with those of the head: gate, hidden, output, each weight then bias.
+    pub(crate) fn new(leaves: &[Tensor], gated: bool) -> Head {
+        let leaf = |from_end: usize| leaves[leaves.len() - from_end].shallow_clone();
         Head {
-            gate_weight: leaf(0),
-            gate_bias: leaf(1),
-            hidden_weight: leaf(2),
+            gate: gated.then(|| [leaf(6), leaf(5)]),
+            hidden_weight: leaf(4),
             hidden_bias: leaf(3),
-            output_weight: leaf(4),
-            output_bias: leaf(5),
+            output_weight: leaf(2),
+            output_bias: leaf(1),
         }
     }
 
@@ -60,16 +59,19 @@ impl Head {
     ///
     /// libtorch's softplus is the identity above 20: off by at most 2e-9, which single precision
     /// cannot represent there.
-    fn forward(&self, u: &Tensor) -> HeadOutput {
+    pub(crate) fn forward(&self, u: &Tensor) -> HeadOutput {
         let (experts, e) = self.output_weight.size2().expect("output weights are [K, e]");
         let a = u.softplus();
-        let gates = a.linear(&self.gate_weight, Some(&self.gate_bias)).relu();
         let hidden = a.linear(&self.hidden_weight, Some(&self.hidden_bias.view(-1))).softplus();
         let output = (hidden.view([-1, experts, e]) * &self.output_weight).sum_dim_intlist(
             [2_i64].as_slice(),
             false,
             None::<Kind>,
         ) + &self.output_bias;
+        let gates = match &self.gate {
+            Some([weight, bias]) => a.linear(weight, Some(bias)).relu(),
+            None => output.ones_like(),
+        };
         let score = (&gates * output.softplus()).sum_dim_intlist([1_i64].as_slice(), false, None::<Kind>);
         HeadOutput { score, gates }
     }
@@ -114,7 +116,7 @@ impl MainPath {
             let specs = [weight, bias].into_iter().chain(head).collect();
             (None, ParameterGroup::load(specs, source, dtype, device)?)
         };
-        let head = Head::new(group.leaves());
+        let head = Head::new(group.leaves(), architecture.gated);
         let (frozen, projection) = match frozen {
             Some((names, [weight, bias])) => (Some(names), [weight?, bias?]),
             None => (None, [0, 1].map(|index| group.leaves()[index].shallow_clone())),
@@ -133,7 +135,7 @@ impl MainPath {
     ) -> Option<MainPath> {
         let specs = main_head_specs(architecture);
         let group = ParameterGroup::load(specs, source, placement.dtype, placement.device)?;
-        let head = Head::new(group.leaves());
+        let head = Head::new(group.leaves(), architecture.gated);
         Some(MainPath {
             names: other.names.clone(),
             tables: other.tables.iter().map(Tensor::shallow_clone).collect(),
@@ -215,7 +217,7 @@ impl Model {
         let main = MainPath::load(architecture, embedding_std, source, placement);
         let specs = satisfaction_specs(architecture);
         let group = ParameterGroup::load(specs, source, placement.dtype, placement.device)?;
-        let head = Head::new(group.leaves());
+        let head = Head::new(group.leaves(), architecture.gated);
         let lora_scale = architecture.lora_alpha / architecture.lora_rank as f64;
         let satisfaction = SatisfactionPath { group, lora_scale, head };
         Some(Model { main: main?, satisfaction, inject_lora: architecture.inject_lora })

@@ -31,9 +31,14 @@ pub use host_tensor::{Dtype, HostTensor, LoadError};
 pub use reward::reward;
 pub use scorer::{ScoreError, Scorer};
 
-pub(crate) use encode::{EncodedViews, TouchedRows, ViewTensors, check_features};
+pub(crate) use encode::{EncodedViews, TouchedRows, ViewTensors, check_features, upload};
 pub(crate) use forward::{HeadOutput, MainPath, Model, Placement};
 pub(crate) use host_tensor::TensorMap;
 pub(crate) use losses::{DpoPairsForm, ScoreDifferences, dpo_pairs, live_labels, satisfaction_loss};
 pub(crate) use normalizer::{Normalizer, Scaling};
 pub(crate) use parameters::{ParameterGroup, Source, host_tensor};
+#[cfg(feature = "research")]
+pub(crate) use {
+    forward::Head,
+    parameters::{satisfaction_head_specs, tower_specs},
+};

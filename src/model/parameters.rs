@@ -57,7 +57,20 @@ pub(crate) fn satisfaction_specs(architecture: &Architecture) -> Vec<ParameterSp
         ),
         ParameterSpec::new("projection.lora_B.weight", &[d, r], Initial::Constant(0.0)),
     ];
-    specs.extend(head_specs("satisfaction", architecture.satisfaction_experts, architecture));
+    specs.extend(satisfaction_head_specs(architecture));
+    specs
+}
+
+pub(crate) fn satisfaction_head_specs(architecture: &Architecture) -> Vec<ParameterSpec> {
+    head_specs("satisfaction", architecture.satisfaction_experts, architecture)
+}
+
+/// A projection of its own for a tower beside the main path.
+#[cfg(feature = "research")]
+pub(crate) fn tower_specs(architecture: &Architecture) -> Vec<ParameterSpec> {
+    let mut specs: Vec<_> = projection_specs(architecture).into();
+    specs.iter_mut().for_each(|spec| spec.name.insert_str(0, "imputation."));
+    specs.extend(satisfaction_head_specs(architecture));
     specs
 }
 
@@ -66,15 +79,18 @@ fn head_specs(head: &str, experts: usize, architecture: &Architecture) -> Vec<Pa
     let (by_d, by_e) = ((d as f64).sqrt().recip(), (e as f64).sqrt().recip());
     let spec =
         |name: &str, shape: &[usize], initial| ParameterSpec::new(format!("{head}.{name}"), shape, initial);
-    vec![
+    let gate = [
         spec("gate.weight", &[experts, d], Initial::Normal { std: 0.3 * by_d }),
         // Open at first: a gate that starts closed gets no gradient.
         spec("gate.bias", &[experts], Initial::Constant(1.0)),
+    ];
+    let experts = [
         spec("experts.hidden.weight", &[experts, e, d], Initial::Normal { std: by_d }),
         spec("experts.hidden.bias", &[experts, e], Initial::Constant(0.0)),
         spec("experts.output.weight", &[experts, e], Initial::Normal { std: by_e }),
         spec("experts.output.bias", &[experts], Initial::Constant(0.0)),
-    ]
+    ];
+    gate.into_iter().filter(|_| architecture.gated).chain(experts).collect()
 }
 
 /// One per sparse table.

@@ -32,6 +32,8 @@ pub(crate) use args::{Args, RecordTime, parse_duration};
 pub(crate) use produce::{ProduceOptions, Produced, produce};
 pub(crate) use progress::Progress;
 pub(crate) use run::{SimulateError, run};
+#[cfg(feature = "research")]
+pub(crate) use samples::samples;
 pub(crate) use world::HeldOutList;
 
 #[cfg(test)]

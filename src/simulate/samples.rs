@@ -59,6 +59,26 @@ pub(super) fn write_samples(
     Ok(produced)
 }
 
+/// The samples of a world without faults, in the order in which the join emits them.
+///
+/// # Errors
+/// When the join refuses the stream.
+#[cfg(feature = "research")]
+pub(crate) fn samples(settings: &Settings, world: &World) -> Result<Vec<sample::Sample>, SimulateError> {
+    let partitioning = Partitioning { partitions: 1, partitioner: settings.input.partitioner };
+    let config = Arc::new(Config::new(settings, partitioning.partitions));
+    let mut join = PartitionJoin::new(config, 0, Start::At(0), Start::At(0));
+    let (mut effects, mut produced, mut samples) = (Effects::default(), Produced::default(), Vec::new());
+    for delivery in world.deliveries(FaultRates::default(), partitioning) {
+        give(&delivery, &produced, &mut join, &mut effects)?;
+        for output in effects.outputs.drain(..) {
+            samples.extend(sample(&output)?);
+        }
+        produced.count(&delivery);
+    }
+    Ok(samples)
+}
+
 /// Gives a record to the join; its offset is the number of records of its topic before it.
 fn give(
     delivery: &Delivery,

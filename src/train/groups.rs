@@ -16,6 +16,9 @@ pub(super) struct MainBatch<'a> {
     pub(super) right: Vec<i64>,
     /// Which of the two behavior prefers: 1 left, -1 right, 0 neither by more than the margin.
     pub(super) preferred: Vec<i8>,
+    /// What each of `views` was worth.
+    #[cfg(feature = "research")]
+    pub(super) rewards: Vec<f64>,
     pub(super) dropped: BTreeMap<DropReason, usize>,
     /// Positions among the given groups of those that have nothing to compare.
     pub(super) too_small: Vec<usize>,
@@ -57,6 +60,8 @@ impl<'a> MainBatch<'a> {
         let first = self.views.len();
         self.groups += 1;
         self.views.extend(usable.iter().map(|(features, _)| *features));
+        #[cfg(feature = "research")]
+        self.rewards.extend(usable.iter().map(|(_, reward)| *reward));
         for (i, (_, left)) in usable.iter().enumerate() {
             for (j, (_, right)) in usable.iter().enumerate().skip(i + 1) {
                 self.left.push((first + i) as i64);
@@ -65,6 +70,16 @@ impl<'a> MainBatch<'a> {
             }
         }
         true
+    }
+
+    /// Says anew which view of each pair is preferred: by `rewards`, one per view.
+    #[cfg(feature = "research")]
+    pub(super) fn prefer_by(&mut self, rewards: &[f64], margin: f64) {
+        let pairs = self.left.iter().zip(&self.right);
+        let of_pair = |(&left, &right): (&i64, &i64)| {
+            preferred(rewards[left as usize] - rewards[right as usize], margin)
+        };
+        self.preferred = pairs.map(of_pair).collect();
     }
 
     pub(super) fn behavior_pairs(&self) -> usize {

@@ -1,11 +1,11 @@
 //! One step's mathematics: from samples to losses and gradients. Nothing here changes state.
 
-use tch::{Device, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::contract::v1::Features;
 use crate::model::{
     Architecture, DpoPairsForm, EncodedViews, HeadOutput, MainPath, Model, Placement, Scaling,
-    ScoreDifferences, TouchedRows, ViewTensors, dpo_pairs, live_labels, satisfaction_loss,
+    ScoreDifferences, TouchedRows, ViewTensors, dpo_pairs, live_labels, satisfaction_loss, upload,
 };
 use crate::settings::{self, Dpo};
 
@@ -50,46 +50,47 @@ impl Objective {
         Objective { dpo_weight, ..self }
     }
 
-    fn applies(self, form: Dpo) -> bool {
+    pub(super) fn applies(self, form: Dpo) -> bool {
         self.dpo == form && self.dpo_weight != 0.0
     }
 }
 
 /// Views of a batch as one main path reads them, with the rows that learning from them changes.
-struct Touched {
+pub(super) struct Touched {
     /// Per table, [u] row numbers.
-    index: Vec<Tensor>,
-    views: Option<ViewTensors>,
+    pub(super) index: Vec<Tensor>,
+    pub(super) views: Option<ViewTensors>,
 }
 
 /// Pairs of views within groups, [m] each.
-struct Pairs {
-    left: Tensor,
-    right: Tensor,
+pub(super) struct Pairs {
+    pub(super) left: Tensor,
+    pub(super) right: Tensor,
     /// 1 where behavior prefers the right one, else 0.
-    right_is_better: Tensor,
+    pub(super) right_is_better: Tensor,
     /// 1 / (behavior pairs) where behavior prefers either, else 0.
-    weight: Tensor,
+    pub(super) weight: Tensor,
 }
 
 /// The samples of one step as tensors.
 pub(super) struct Batch {
     /// As the twin reads them, and the model too unless `joint` says otherwise.
     behavior: Touched,
-    /// The printed form of L_DPO teaches the embeddings of the drawn pairs as well.
+    /// Where the drawn pairs teach the embeddings as well, as in the printed form of L_DPO.
     joint: Option<Touched>,
     /// Chosen, then rejected views of the drawn pairs; rows numbered as in `joint`, else whole.
-    drawn: Option<ViewTensors>,
-    pairs: Pairs,
+    pub(super) drawn: Option<ViewTensors>,
+    pub(super) pairs: Pairs,
     behavior_pairs: usize,
 }
 
 impl Batch {
+    /// `joins_drawn`: the drawn pairs teach the embeddings as well.
     pub(super) fn new(
         architecture: &Architecture,
         scaling: &Scaling,
         placement: Placement,
-        objective: Objective,
+        joins_drawn: bool,
         main: &MainBatch,
         drawn: &[&Features],
     ) -> Batch {
@@ -106,7 +107,7 @@ impl Batch {
         let (mut joint, mut drawn_tensors) = (None, None);
         if !drawn.is_empty() {
             let encoded = encode(drawn);
-            if objective.applies(Dpo::Pairs) {
+            if joins_drawn {
                 let rows = TouchedRows::of(&[&views, &encoded], tables);
                 joint = Some(touch(&rows));
                 drawn_tensors = Some(encoded.upload_touched(&rows, kind, device));
@@ -119,21 +120,22 @@ impl Batch {
     }
 
     /// What the model's main path reads.
-    fn model(&self) -> &Touched {
+    pub(super) fn model(&self) -> &Touched {
         self.joint.as_ref().unwrap_or(&self.behavior)
     }
 }
 
 impl Pairs {
-    fn new(main: &MainBatch, placement: Placement) -> Pairs {
+    pub(super) fn new(main: &MainBatch, placement: Placement) -> Pairs {
         let float = |value: &dyn Fn(i8) -> f64| {
             let values: Vec<f64> = main.preferred.iter().map(|&preferred| value(preferred)).collect();
-            Tensor::from_slice(&values).to_kind(placement.kind()).to_device(placement.device)
+            upload(&Tensor::from_slice(&values), placement.kind(), placement.device)
         };
+        let index = |views: &[i64]| upload(&Tensor::from_slice(views), Kind::Int64, placement.device);
         let weight = (main.behavior_pairs().max(1) as f64).recip();
         Pairs {
-            left: Tensor::from_slice(&main.left).to_device(placement.device),
-            right: Tensor::from_slice(&main.right).to_device(placement.device),
+            left: index(&main.left),
+            right: index(&main.right),
             right_is_better: float(&|preferred| f64::from(u8::from(preferred < 0))),
             weight: float(&|preferred| if preferred == 0 { 0.0 } else { weight }),
         }
@@ -141,7 +143,7 @@ impl Pairs {
 }
 
 /// Copies of the rows that a step may change: leaves of the graph unless the backbone is frozen.
-fn gather(path: &MainPath, index: &[Tensor]) -> Vec<Tensor> {
+pub(super) fn gather(path: &MainPath, index: &[Tensor]) -> Vec<Tensor> {
     let rows = |(table, index): (&Tensor, &Tensor)| {
         no_grad(|| table.index_select(0, index)).set_requires_grad(!path.is_frozen())
     };
@@ -149,13 +151,13 @@ fn gather(path: &MainPath, index: &[Tensor]) -> Vec<Tensor> {
 }
 
 /// What L_main and L_DPO teach of a path, given the rows that were gathered: its group, then those.
-fn leaves<'a>(path: &'a MainPath, rows: &'a [Tensor]) -> Vec<&'a Tensor> {
+pub(super) fn leaves<'a>(path: &'a MainPath, rows: &'a [Tensor]) -> Vec<&'a Tensor> {
     let rows = if path.is_frozen() { &[] } else { rows };
     path.group.leaves().iter().chain(rows).collect()
 }
 
 /// Splits gradients by [`leaves`]; `index` are the rows' numbers.
-fn main_gradients(path: &MainPath, mut gradients: Vec<Tensor>, index: &[Tensor]) -> MainGradients {
+pub(super) fn main_gradients(path: &MainPath, mut gradients: Vec<Tensor>, index: &[Tensor]) -> MainGradients {
     let rows = gradients.split_off(path.group.leaves().len());
     let index = index[..rows.len()].iter().map(Tensor::shallow_clone).collect();
     MainGradients { flat: flatten(&gradients), index, rows }
@@ -314,7 +316,7 @@ pub(super) fn score_pair(model: &Model, twin: &MainPath, views: &ViewTensors) ->
 }
 
 /// The gradient of a scalar by each leaf; zeros where it does not depend on it.
-fn run_backward(total: &Tensor, leaves: &[&Tensor]) -> Vec<Tensor> {
+pub(super) fn run_backward(total: &Tensor, leaves: &[&Tensor]) -> Vec<Tensor> {
     let gradients = Tensor::run_backward(&[total], leaves, false, false);
     let defined = |(gradient, leaf): (Tensor, &&Tensor)| {
         if gradient.defined() { gradient } else { leaf.zeros_like() }
@@ -322,7 +324,7 @@ fn run_backward(total: &Tensor, leaves: &[&Tensor]) -> Vec<Tensor> {
     gradients.into_iter().zip(leaves).map(defined).collect()
 }
 
-fn flatten(gradients: &[Tensor]) -> Tensor {
+pub(super) fn flatten(gradients: &[Tensor]) -> Tensor {
     let parts: Vec<Tensor> = gradients.iter().map(|gradient| gradient.reshape(-1)).collect();
     Tensor::cat(&parts, 0)
 }
@@ -345,7 +347,7 @@ impl Readback {
         let values = if self.parts.is_empty() {
             Vec::new()
         } else {
-            let joined = Tensor::cat(&self.parts, 0).to_kind(tch::Kind::Double).to_device(Device::Cpu);
+            let joined = Tensor::cat(&self.parts, 0).to_kind(Kind::Double).to_device(Device::Cpu);
             let mut values = vec![0.0; joined.numel()];
             joined.copy_data(&mut values, joined.numel());
             values

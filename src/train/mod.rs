@@ -12,6 +12,8 @@ mod optimizer;
 mod price;
 mod progressive;
 mod report;
+#[cfg(feature = "research")]
+pub mod research;
 mod reservoir;
 mod state;
 mod trainer;

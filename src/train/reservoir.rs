@@ -147,6 +147,12 @@ impl Reservoir {
         chosen.chain(draw.positions.iter().map(|&position| &self.pairs[position].rejected)).collect()
     }
 
+    /// Where drawn pairs lie, in the order of the draw; None where it is not known.
+    #[cfg(feature = "research")]
+    pub(super) fn sources(&self, draw: &Draw) -> Vec<Option<PairSource>> {
+        draw.positions.iter().map(|&position| self.pairs[position].source).collect()
+    }
+
     /// Pairs that were never drawn, and pairs that were.
     pub(super) fn counts(&self) -> (usize, usize) {
         (self.pairs.len() - self.used, self.used)

@@ -25,8 +25,13 @@ const COUNTS: &str = "training.counts";
 const LOSSES: &str = "training.progressive.losses";
 
 pub(super) fn create(settings: &Settings, placement: Placement) -> Trainer {
+    create_as(settings, Architecture::from_settings(settings), placement)
+}
+
+/// A model of another architecture than that of the settings.
+pub(super) fn create_as(settings: &Settings, architecture: Architecture, placement: Placement) -> Trainer {
     let seed = settings.model.seed;
-    create_from(settings, placement, &mut Source::Seed(seed), &mut Source::Seed(seed))
+    create_from(settings, architecture, placement, &mut Source::Seed(seed), &mut Source::Seed(seed))
         .expect("a seed gives every value")
 }
 
@@ -36,19 +41,20 @@ pub(super) fn adapt(settings: &Settings, placement: Placement, tensors: &mut Ten
     let seed = settings.model.seed;
     let scaling = Scaling::load_any(settings.features.dense.len(), tensors);
     let mut source = Source::Backbone { tensors, seed };
-    let trainer = create_from(settings, placement, &mut source, &mut Source::Seed(seed));
+    let architecture = Architecture::from_settings(settings);
+    let trainer = create_from(settings, architecture, placement, &mut source, &mut Source::Seed(seed));
     Some(Trainer { normalizer: Normalizer::frozen(&scaling?), ..trainer? })
 }
 
 /// A new trainer with the model of one source, and what its twin has of its own of the other.
 fn create_from(
     settings: &Settings,
+    architecture: Architecture,
     placement: Placement,
     of_model: &mut Source,
     of_twin: &mut Source,
 ) -> Option<Trainer> {
     let train = &settings.train;
-    let architecture = Architecture::from_settings(settings);
     let model = Model::load(&architecture, train.embedding_std, of_model, placement)?;
     let twin = load_twin(&model, &architecture, train.embedding_std, of_twin, placement)?;
     let reservoir = Reservoir::new(
@@ -117,8 +123,17 @@ pub(super) fn check_backbone(trainer: &Trainer, tensors: &mut TensorMap) {
 /// A new trainer, everything in it replaced by what was saved. None when the tensors do not fit,
 /// which they remember: all items are tried, so that every fault is named.
 pub(super) fn restore(settings: &Settings, placement: Placement, tensors: &mut TensorMap) -> Option<Trainer> {
-    let mut trainer = create(settings, placement);
-    let architecture = trainer.architecture.clone();
+    restore_as(settings, Architecture::from_settings(settings), placement, tensors)
+}
+
+/// A model of another architecture than that of the settings.
+pub(super) fn restore_as(
+    settings: &Settings,
+    architecture: Architecture,
+    placement: Placement,
+    tensors: &mut TensorMap,
+) -> Option<Trainer> {
+    let mut trainer = create_as(settings, architecture.clone(), placement);
     let dense = architecture.dense.len();
     let mut source = Source::Tensors { tensors, prefix: "" };
     let model = Model::load(&architecture, 0.0, &mut source, placement);
@@ -161,7 +176,7 @@ pub(super) fn restore(settings: &Settings, placement: Placement, tensors: &mut T
 }
 
 /// The printed form of L_DPO learns each pair once: replayed ones are memorized through the ids.
-fn reuse(settings: &Settings) -> Reuse {
+pub(super) fn reuse(settings: &Settings) -> Reuse {
     match settings.train.reservoir_reuse.parse() {
         _ if settings.train.dpo == Dpo::Pairs => Reuse::Fixed(1),
         Ok(limit) => Reuse::Fixed(limit),
@@ -195,7 +210,7 @@ impl Trainer {
     }
 }
 
-fn save_adam(adam: &Adam, prefix: &str) -> Vec<HostTensor> {
+pub(super) fn save_adam(adam: &Adam, prefix: &str) -> Vec<HostTensor> {
     let moment = |name: &str, moment: &Tensor| {
         host_tensor(format!("{prefix}.adam.{name}"), vec![moment.numel()], moment)
     };
@@ -215,7 +230,11 @@ fn accumulator_names(prefix: &str, path: &MainPath) -> Vec<String> {
     path.table_names().iter().map(|table| format!("{prefix}.adagrad.{table}")).collect()
 }
 
-fn save_main_optimizer(optimizer: &MainOptimizer, prefix: &str, path: &MainPath) -> Vec<HostTensor> {
+pub(super) fn save_main_optimizer(
+    optimizer: &MainOptimizer,
+    prefix: &str,
+    path: &MainPath,
+) -> Vec<HostTensor> {
     let mut tensors = save_adam(&optimizer.adam, prefix);
     let accumulators = accumulator_names(prefix, path).into_iter().zip(&optimizer.adagrad.accumulators);
     tensors.extend(accumulators.map(|(name, sum)| host_tensor(name, vec![sum.numel()], sum)));
@@ -243,7 +262,7 @@ fn load_like(vector: &mut Tensor, name: &str, tensors: &mut TensorMap) -> Option
     Some(())
 }
 
-fn sorted(mut tensors: Vec<HostTensor>) -> Vec<HostTensor> {
+pub(super) fn sorted(mut tensors: Vec<HostTensor>) -> Vec<HostTensor> {
     tensors.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     tensors
 }

@@ -7,7 +7,7 @@ use crate::model::{
     Architecture, DropReason, Dtype, EncodedViews, HostTensor, LoadError, MainPath, Model, Normalizer,
     Placement, TensorMap, check_features,
 };
-use crate::settings::{self, Settings};
+use crate::settings::{self, Dpo, Settings};
 
 use super::device;
 use super::groups::MainBatch;
@@ -100,6 +100,44 @@ impl Trainer {
         tensors.finish().map_err(TrainError::Backbone)
     }
 
+    /// [`Trainer::restore`] of a model whose heads are one expert each, without a gate: an ablation.
+    ///
+    /// # Errors
+    /// As [`Trainer::restore`].
+    #[cfg(feature = "research")]
+    pub fn restore_without_mixture(
+        settings: &Settings,
+        tensors: impl IntoIterator<Item = HostTensor>,
+    ) -> Result<Trainer, TrainError> {
+        let mut tensors = TensorMap::new(tensors);
+        let placement = placement(settings, tensors.precision())?;
+        let architecture = without_mixture(settings);
+        let trainer = super::state::restore_as(settings, architecture, placement, &mut tensors);
+        tensors.finish()?;
+        Ok(trainer.expect("tensors without a fault make a trainer"))
+    }
+
+    /// [`Trainer::with_dtype`] of such a model.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`].
+    #[cfg(feature = "research")]
+    pub fn without_mixture(settings: &Settings, dtype: Dtype) -> Result<Trainer, TrainError> {
+        let placement = placement(settings, dtype)?;
+        Ok(super::state::create_as(settings, without_mixture(settings), placement))
+    }
+
+    /// ŷ of each view, in the order given.
+    ///
+    /// # Errors
+    /// Why the first view that cannot be scored cannot.
+    #[cfg(feature = "research")]
+    pub fn score(&self, views: &[&v1::Features]) -> Result<Vec<f64>, DropReason> {
+        super::research::score(&self.architecture, &self.normalizer, self.placement, views, |views| {
+            self.model.score(&views.input(&self.model.main.tables)).score
+        })
+    }
+
     /// Goes on from a checkpoint: all its tensors, those of serving and those of training, in the
     /// precision that they have. On the CPU with one thread what follows is bit for bit what would
     /// have followed without the break.
@@ -165,7 +203,8 @@ impl Trainer {
         let scaling = normalizer.scaling(self.placement.dtype);
         let draw = self.reservoir.draw();
         let drawn = self.reservoir.views(&draw);
-        let batch = Batch::new(&self.architecture, &scaling, self.placement, self.objective, &main, &drawn);
+        let joins_drawn = self.objective.applies(Dpo::Pairs);
+        let batch = Batch::new(&self.architecture, &scaling, self.placement, joins_drawn, &main, &drawn);
 
         let forward = Forward::new(&self.model, &batch, self.objective, self.satisfaction_adam.steps > 0);
         let twin = TwinForward::new(&self.twin, &batch);
@@ -258,7 +297,8 @@ impl Trainer {
         let (chosen, rejected): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
         let drawn = [chosen, rejected].concat();
         let scaling = self.normalizer.scaling(self.placement.dtype);
-        let batch = Batch::new(&self.architecture, &scaling, self.placement, self.objective, &main, &drawn);
+        let joins_drawn = self.objective.applies(Dpo::Pairs);
+        let batch = Batch::new(&self.architecture, &scaling, self.placement, joins_drawn, &main, &drawn);
         let forward = Forward::new(&self.model, &batch, self.objective, self.satisfaction_adam.steps > 0);
         let gradients = forward.gradients_of(loss, &self.model, &batch)?;
         let value = forward.loss(loss)?.double_value(&[]);
@@ -310,7 +350,13 @@ impl Trainer {
     }
 }
 
-fn placement(settings: &Settings, dtype: Dtype) -> Result<Placement, TrainError> {
+#[cfg(feature = "research")]
+fn without_mixture(settings: &Settings) -> Architecture {
+    let architecture = Architecture::from_settings(settings);
+    Architecture { gated: false, main_experts: 1, satisfaction_experts: 1, ..architecture }
+}
+
+pub(super) fn placement(settings: &Settings, dtype: Dtype) -> Result<Placement, TrainError> {
     let device = device::choose(&settings.train.device)?;
     if device == Device::Cpu {
         tch::set_num_threads(settings.train.intra_op_threads.max(1) as i32);

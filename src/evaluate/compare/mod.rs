@@ -1,0 +1,257 @@
+//! The method against its baselines and without its parts: all learn the same streams of the synthetic
+//! world online, in one pass, and are judged on held-out lists.
+
+mod chart;
+mod contenders;
+mod learn;
+mod report;
+mod statistics;
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use serde::Serialize;
+
+use crate::contract::v1::sample;
+use crate::settings::{Preset, Settings};
+use crate::simulate::{HeldOutList, Progress, SimulateError, World, WorldConfig, WorldError, samples};
+use crate::supervise::StopToken;
+use crate::train::TrainError;
+
+use contenders::{Contender, contenders};
+use learn::{Run, learn};
+use report::{Report, StreamOf};
+
+/// Lists that each contender ranks, per stream.
+const LISTS: usize = 1500;
+
+/// Compare the method with its baselines and ablations on the synthetic world.
+#[derive(Debug, Clone, clap::Args)]
+pub struct CompareArgs {
+    /// Two minutes: fewer views, two seeds, two worlds.
+    #[arg(long)]
+    quick: bool,
+    /// Streams per world, of seeds 1, 2, ... [default: 5].
+    #[arg(long, value_name = "N")]
+    seeds: Option<u64>,
+    /// Views of a stream [default: 192000].
+    #[arg(long, value_name = "N")]
+    views: Option<u64>,
+    /// Worlds [default: all].
+    #[arg(long, value_delimiter = ',', value_name = "NAME,...")]
+    worlds: Vec<String>,
+    /// Only contenders whose name contains one of these.
+    #[arg(long, value_delimiter = ',', value_name = "TEXT,...")]
+    contenders: Vec<String>,
+    /// Contenders that learn at a time [default: one per core].
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+    /// Folder of comparison.html and comparison.json.
+    #[arg(long, value_name = "DIR", default_value = "comparison")]
+    output: PathBuf,
+}
+
+/// Why there is no comparison.
+#[derive(Debug, thiserror::Error)]
+pub enum CompareError {
+    #[error("no world is called '{name}': there are {known}")]
+    UnknownWorld { name: String, known: String },
+    #[error("no contender's name contains '{0}'")]
+    UnknownContender(String),
+    #[error(transparent)]
+    World(#[from] WorldError),
+    #[error(transparent)]
+    Simulate(#[from] SimulateError),
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    #[error("{contender} in the world '{world}', seed {seed}: {problem}")]
+    Contender { contender: String, world: &'static str, seed: u64, problem: String },
+    #[error(transparent)]
+    Chart(#[from] chart::ChartError),
+    #[error("'{path}': {source}")]
+    Io { path: PathBuf, source: io::Error },
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// A world to compare in.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct ComparedWorld {
+    pub name: &'static str,
+    #[serde(skip)]
+    preset: Preset,
+    /// Share of the triggered views that are asked about, and of those that answer.
+    pub exposure: f64,
+    pub answer_rate: f64,
+}
+
+/// The presets with as many answers as something can be learned from: about 1 % of the views, and in
+/// the sparse one about 0.12 %. `rich` has about 3.4 %.
+const WORLDS: [ComparedWorld; 5] = [
+    ComparedWorld { name: "dense", preset: Preset::Dense, exposure: 0.05, answer_rate: 0.2 },
+    ComparedWorld { name: "sparse", preset: Preset::Dense, exposure: 0.05, answer_rate: 0.0246 },
+    ComparedWorld { name: "mild", preset: Preset::Mild, exposure: 0.05, answer_rate: 0.2 },
+    ComparedWorld { name: "drift", preset: Preset::Drift, exposure: 0.05, answer_rate: 0.2 },
+    ComparedWorld { name: "rich", preset: Preset::Dense, exposure: 0.18, answer_rate: 0.2 },
+];
+
+/// One stream of a world.
+struct Stream {
+    samples: Vec<sample::Sample>,
+    lists: Vec<HeldOutList>,
+    /// Labelled views are not known here; what was answered is.
+    pairs: u64,
+}
+
+/// Lets all contenders learn, and writes what came of it.
+///
+/// # Errors
+/// A world or contender is unknown or fails, or a file cannot be written.
+pub fn compare(
+    settings: &Settings,
+    args: &CompareArgs,
+    stop: &StopToken,
+    out: &mut dyn io::Write,
+) -> Result<(), CompareError> {
+    let worlds = worlds(args)?;
+    let contenders = chosen(args)?;
+    let seeds = args.seeds.unwrap_or(if args.quick { 2 } else { 5 });
+    let views = args.views.unwrap_or(if args.quick { 24_000 } else { 192_000 });
+    let jobs = args.jobs.or_else(|| thread::available_parallelism().ok().map(Into::into)).unwrap_or(1);
+    let mut progress = Progress::new(worlds.len() as u64 * seeds * contenders.len() as u64);
+    let mut report = Report::new(views, seeds);
+    for world in worlds {
+        for seed in 1..=seeds {
+            let settings = Arc::new(of_seed(settings, seed));
+            let stream = stream(&settings, world, seed, views)?;
+            let done = report.runs.len() as u64;
+            let runs = learn_all(&settings, world, seed, &stream, &contenders, jobs, stop, &mut |runs| {
+                progress.set(done + runs, format!("contenders, world {}, seed {seed}", world.name));
+            })?;
+            report.streams.push(StreamOf { world: world.name, seed, pairs: stream.pairs });
+            report.runs.extend(runs);
+        }
+    }
+    progress.finish();
+    report.summarize();
+    write(args, &report)?;
+    writeln!(out, "{}", report.table())
+        .map_err(|source| CompareError::Io { path: PathBuf::from("standard output"), source })
+}
+
+fn worlds(args: &CompareArgs) -> Result<Vec<ComparedWorld>, CompareError> {
+    let known = || WORLDS.map(|world| world.name).join(", ");
+    let find = |name: &String| {
+        let found = WORLDS.into_iter().find(|world| world.name == name);
+        found.ok_or_else(|| CompareError::UnknownWorld { name: name.clone(), known: known() })
+    };
+    match args.worlds.is_empty() {
+        true if args.quick => Ok(WORLDS[..2].to_vec()),
+        true => Ok(WORLDS[..4].to_vec()),
+        false => args.worlds.iter().map(find).collect(),
+    }
+}
+
+/// The behavior-only one is always among them: prices are against it.
+fn chosen(args: &CompareArgs) -> Result<Vec<Contender>, CompareError> {
+    let all = contenders(args.quick);
+    if let Some(unknown) =
+        args.contenders.iter().find(|text| !all.iter().any(|contender| contender.name.contains(*text)))
+    {
+        return Err(CompareError::UnknownContender(unknown.clone()));
+    }
+    let is_chosen = |contender: &Contender| {
+        args.contenders.is_empty()
+            || contender.is_behavior_only()
+            || args.contenders.iter().any(|text| contender.name.contains(text))
+    };
+    Ok(all.into_iter().filter(is_chosen).collect())
+}
+
+/// The seed decides the world and the initial values.
+fn of_seed(settings: &Settings, seed: u64) -> Settings {
+    let mut settings = settings.clone();
+    settings.simulate.seed = seed;
+    settings.model.seed = seed;
+    // Tables as large as the world, as its ids are dense.
+    let simulate = &settings.simulate;
+    let rows = [simulate.users, simulate.videos, simulate.authors, simulate.topics];
+    for (field, rows) in settings.features.sparse.iter_mut().zip(rows) {
+        field.rows = rows as u64;
+    }
+    settings
+}
+
+fn stream(settings: &Settings, world: ComparedWorld, seed: u64, views: u64) -> Result<Stream, CompareError> {
+    let mut simulate = settings.simulate.clone();
+    (simulate.preset, simulate.seed) = (world.preset, seed);
+    let config = WorldConfig {
+        exposure: world.exposure,
+        answer_rate: world.answer_rate,
+        views,
+        ..WorldConfig::new(&simulate, settings.features.schema_version)
+    };
+    let world = World::new(config)?;
+    let samples = samples(settings, &world)?;
+    let pairs = samples.iter().filter(|sample| matches!(sample, sample::Sample::PreferencePair(_))).count();
+    Ok(Stream { lists: world.held_out_lists(LISTS), samples, pairs: pairs as u64 })
+}
+
+/// Several at a time, each on a thread of its own, in the order in which they are listed.
+#[allow(clippy::too_many_arguments, reason = "one call, and no two of them belong together")]
+fn learn_all(
+    settings: &Arc<Settings>,
+    world: ComparedWorld,
+    seed: u64,
+    stream: &Stream,
+    contenders: &[Contender],
+    jobs: usize,
+    stop: &StopToken,
+    done: &mut dyn FnMut(u64),
+) -> Result<Vec<Run>, CompareError> {
+    let next = AtomicUsize::new(0);
+    let results = Mutex::new(Vec::new());
+    let (sender, finished) = crossbeam_channel::unbounded();
+    thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            let sender = sender.clone();
+            let (next, results) = (&next, &results);
+            scope.spawn(move || {
+                while let Some(contender) = contenders.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if stop.is_stopped() {
+                        break;
+                    }
+                    let run = learn(settings, contender, stream, world.name, seed);
+                    results.lock().unwrap_or_else(PoisonError::into_inner).push(run);
+                    // Nobody listens any more only when all has ended.
+                    let _ = sender.send(());
+                }
+            });
+        }
+        drop(sender);
+        (1..).zip(finished).for_each(|(runs, ())| done(runs));
+    });
+    if stop.is_stopped() {
+        return Err(CompareError::Interrupted);
+    }
+    let mut runs: Vec<Run> =
+        results.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().collect::<Result<_, _>>()?;
+    let position = |run: &Run| contenders.iter().position(|contender| contender.name == run.contender);
+    runs.sort_by_key(position);
+    Ok(runs)
+}
+
+fn write(args: &CompareArgs, report: &Report) -> Result<(), CompareError> {
+    let write = |name: &str, contents: String| {
+        let path = args.output.join(name);
+        fs::write(&path, contents).map_err(|source| CompareError::Io { path, source })
+    };
+    fs::create_dir_all(&args.output)
+        .map_err(|source| CompareError::Io { path: args.output.clone(), source })?;
+    write("comparison.json", report.to_json())?;
+    write("comparison.html", report.to_html()?)
+}
