@@ -1,4 +1,5 @@
-//! Python with NumPy and safetensors: a program other than easq that reads what easq published.
+//! Python with NumPy, safetensors and JAX: a program other than easq that reads what easq published
+//! and calculates what easq should.
 
 use std::process::{Command, Stdio};
 
