@@ -42,9 +42,8 @@ const COMPARED: [&str; 20] = [
     "weights",
 ];
 
-/// Cases of methods that easq does not learn by: each moves up with the method, which
-/// [`Case::settings`] then sets.
-const AWAITING: [&str; 6] =
+/// Cases of baselines and ablations: `golden_research.rs` compares them.
+const RESEARCH: [&str; 6] =
     ["behavior-only", "imputation", "no-lora", "no-moe", "same-path-pairs", "same-path-reward"];
 
 /// Parameters of the groups, as far as a case has them, in the order in which Adam's moments lie in
@@ -484,7 +483,7 @@ fn every_golden_case_is_compared_or_awaits_what_it_is_about() {
     let file_name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
     let files: BTreeSet<_> = fs::read_dir(cases()).unwrap().map(file_name).collect();
     let named: BTreeSet<_> =
-        COMPARED.iter().chain(&AWAITING).map(|name| format!("{name}.json").into()).collect();
+        COMPARED.iter().chain(&RESEARCH).map(|name| format!("{name}.json").into()).collect();
     assert_eq!(files, named);
 }
 

@@ -15,6 +15,7 @@ mod report;
 #[cfg(feature = "research")]
 pub mod research;
 mod reservoir;
+mod results;
 mod state;
 mod trainer;
 

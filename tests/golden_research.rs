@@ -1,0 +1,338 @@
+//! Baselines and ablations against `golden/generate.py`, an independent program: all parameters and the
+//! state of the optimizers after some steps, in both precisions.
+
+mod learning;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use easq::contract::v1::{
+    BehaviorEvent, BehaviorGroup, Engagement, Features, LabelledView, PreferencePair, SparseFeature,
+};
+use easq::model::{Dtype, HostTensor};
+use easq::settings::{Dpo, Settings, SparseField};
+use easq::train::research::{Baseline, Method};
+use easq::train::{Offered, Trainer};
+use learning::source;
+use serde::Deserialize;
+
+const METHODS: [&str; 6] =
+    ["behavior-only", "imputation", "no-lora", "no-moe", "same-path-pairs", "same-path-reward"];
+
+/// Dense parameters in the order in which Adam's moments lie in a checkpoint.
+const MAIN_GROUP: [&str; 8] = [
+    "projection.weight",
+    "projection.bias",
+    "main.gate.weight",
+    "main.gate.bias",
+    "main.experts.hidden.weight",
+    "main.experts.hidden.bias",
+    "main.experts.output.weight",
+    "main.experts.output.bias",
+];
+const SATISFACTION_GROUP: [&str; 10] = [
+    "imputation.projection.weight",
+    "imputation.projection.bias",
+    "projection.lora_A.weight",
+    "projection.lora_B.weight",
+    "satisfaction.gate.weight",
+    "satisfaction.gate.bias",
+    "satisfaction.experts.hidden.weight",
+    "satisfaction.experts.hidden.bias",
+    "satisfaction.experts.output.weight",
+    "satisfaction.experts.output.bias",
+];
+
+#[derive(Deserialize)]
+struct Case {
+    settings: CaseSettings,
+    parameters: BTreeMap<String, Shaped>,
+    batches: Vec<Batch>,
+    #[serde(default)]
+    repeat_pairs: bool,
+    after: BTreeMap<usize, State>,
+}
+
+#[derive(Deserialize)]
+struct CaseSettings {
+    dense: usize,
+    fields: Vec<SparseField>,
+    hidden_dim: u32,
+    expert_dim: u32,
+    lora_rank: u32,
+    lora_alpha: f64,
+    main_experts: u32,
+    satisfaction_experts: u32,
+    dpo: Dpo,
+    satisfaction_weight: f64,
+    dpo_weight: f64,
+    learning_rate: f64,
+    lora_learning_rate: f64,
+    embedding_learning_rate: f64,
+    clip_norm: f64,
+    reward_margin: f64,
+    normalizer_views: u64,
+    reservoir_batch_pairs: usize,
+    reservoir_reuse: u32,
+    method: String,
+    method_weight: f64,
+}
+
+#[derive(Deserialize)]
+struct Shaped {
+    shape: Vec<usize>,
+    values: Vec<f64>,
+}
+
+#[derive(Deserialize)]
+struct Batch {
+    groups: Vec<Vec<View>>,
+    pairs: Vec<[View; 2]>,
+}
+
+#[derive(Deserialize)]
+struct View {
+    dense: Vec<f32>,
+    sparse: Vec<(u32, Vec<u64>)>,
+    reward: f32,
+}
+
+/// Values by parameter name, row by row.
+type Tensors = BTreeMap<String, Vec<f64>>;
+
+#[derive(Deserialize)]
+struct State {
+    parameters: Tensors,
+    main_adam: AdamState,
+    satisfaction_adam: AdamState,
+    adagrad: Tensors,
+}
+
+#[derive(Deserialize)]
+struct AdamState {
+    steps: i64,
+    m: Tensors,
+    v: Tensors,
+}
+
+impl View {
+    fn event(&self) -> BehaviorEvent {
+        let sparse = |(field, ids): &(u32, Vec<u64>)| SparseFeature { field: *field, ids: ids.clone() };
+        let features = Features {
+            dense: self.dense.clone(),
+            sparse: self.sparse.iter().map(sparse).collect(),
+            schema_version: 1,
+        };
+        let other = BTreeMap::from([("value".to_owned(), self.reward)]);
+        let engagement = Some(Engagement { other, ..Default::default() });
+        BehaviorEvent { features: Some(features), engagement, ..Default::default() }
+    }
+}
+
+impl Batch {
+    fn groups(&self) -> Vec<BehaviorGroup> {
+        let group = |views: &Vec<View>| BehaviorGroup {
+            views: views.iter().map(View::event).collect(),
+            ..Default::default()
+        };
+        self.groups.iter().map(group).collect()
+    }
+
+    fn pairs(&self) -> Vec<PreferencePair> {
+        let labelled = |view: &View| Some(LabelledView { view: Some(view.event()), ..Default::default() });
+        let pair = |[chosen, rejected]: &[View; 2]| PreferencePair {
+            chosen: labelled(chosen),
+            rejected: labelled(rejected),
+            ..Default::default()
+        };
+        self.pairs.iter().map(pair).collect()
+    }
+}
+
+impl Case {
+    fn load(name: &str) -> Case {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/cases/{name}.json"));
+        serde_json::from_str(&fs::read_to_string(file).expect("a case")).expect("a case")
+    }
+
+    fn settings(&self) -> Settings {
+        let case = &self.settings;
+        let mut settings = learning::settings(case.dpo);
+        settings.features.dense = (0..case.dense).map(|index| format!("dense_{index}")).collect();
+        settings.features.sparse = case.fields.clone();
+        settings.reward.margin = case.reward_margin;
+        let model = &mut settings.model;
+        (model.hidden_dim, model.expert_dim) = (case.hidden_dim, case.expert_dim);
+        (model.lora_rank, model.lora_alpha) = (case.lora_rank, case.lora_alpha);
+        (model.main_experts, model.satisfaction_experts) = (case.main_experts, case.satisfaction_experts);
+        let train = &mut settings.train;
+        (train.satisfaction_weight, train.dpo_weight) = (case.satisfaction_weight, case.dpo_weight);
+        (train.learning_rate, train.lora_learning_rate) = (case.learning_rate, case.lora_learning_rate);
+        train.embedding_learning_rate = case.embedding_learning_rate;
+        train.clip_norm = case.clip_norm;
+        train.normalizer_views = case.normalizer_views;
+        train.reservoir_batch_pairs = case.reservoir_batch_pairs;
+        train.reservoir_reuse = case.reservoir_reuse.to_string();
+        settings
+    }
+
+    fn learner(&self, dtype: Dtype) -> Learner {
+        let weight = self.settings.method_weight;
+        let method = match self.settings.method.as_str() {
+            "no-moe" => return Learner::WithoutMixture(Box::new(self.without_mixture(dtype))),
+            "behavior-only" => Method::BehaviorOnly,
+            "same-path-pairs" => Method::SamePathPairs { weight },
+            "same-path-reward" => Method::SamePathReward { weight },
+            "imputation" => Method::Imputation { weight },
+            "no-lora" => Method::NoLora { dpo_weight: self.settings.dpo_weight },
+            other => panic!("{other}"),
+        };
+        let has_tower = matches!(method, Method::Imputation { .. } | Method::NoLora { .. });
+        // Parts that a method does not have stay as they are in the other program.
+        let is_own = |name: &str| {
+            !name.starts_with("normalizer.")
+                && !name.contains(".lora_")
+                && (has_tower || !name.starts_with("satisfaction."))
+        };
+        let own = self.parameters.iter().filter(|(name, _)| is_own(name));
+        let tensors = own.map(|(name, golden)| tensor(name, golden.shape.clone(), &golden.values, dtype));
+        let mut baseline = Baseline::from_tensors(&self.settings(), method, tensors).expect("all parameters");
+        let statistics = |name| &self.parameters[name].values;
+        baseline.freeze_normalizer(statistics("normalizer.mean"), statistics("normalizer.std"));
+        Learner::Baseline(Box::new(baseline))
+    }
+
+    fn without_mixture(&self, dtype: Dtype) -> Trainer {
+        let settings = self.settings();
+        let mut tensors = learning::checkpoint(&Trainer::without_mixture(&settings, dtype).expect("a CPU"));
+        let std = &self.parameters["normalizer.std"].values;
+        let m2: Vec<f64> = std.iter().map(|std| std * std).collect();
+        for own in &mut tensors {
+            let name = own.name.clone();
+            let golden = self.parameters.get(name.trim_start_matches("training.twin."));
+            if let Some(golden) = golden {
+                *own = tensor(&name, golden.shape.clone(), &golden.values, dtype);
+            }
+            // Sums over one view that give the statistics.
+            match name.as_str() {
+                "training.normalizer.count" => *own = HostTensor::from_i64(name, &[1]),
+                "training.normalizer.mean" => {
+                    let mean = &self.parameters["normalizer.mean"].values;
+                    *own = HostTensor::from_f64(name, own.shape.clone(), mean);
+                }
+                "training.normalizer.m2" => *own = HostTensor::from_f64(name, own.shape.clone(), &m2),
+                _ => {}
+            }
+        }
+        Trainer::restore_without_mixture(&settings, tensors).expect("all parameters")
+    }
+}
+
+fn tensor(name: &str, shape: Vec<usize>, values: &[f64], dtype: Dtype) -> HostTensor {
+    match dtype {
+        Dtype::F64 => HostTensor::from_f64(name, shape, values),
+        _ => {
+            let values: Vec<f32> = values.iter().map(|&value| value as f32).collect();
+            HostTensor::from_f32(name, shape, &values)
+        }
+    }
+}
+
+enum Learner {
+    Baseline(Box<Baseline>),
+    WithoutMixture(Box<Trainer>),
+}
+
+impl Learner {
+    fn step(&mut self, groups: &[BehaviorGroup], pairs: &[(usize, PreferencePair)]) {
+        for (index, pair) in pairs {
+            let offered = match self {
+                Self::Baseline(baseline) => baseline.offer_pair(pair, source(*index)),
+                Self::WithoutMixture(trainer) => trainer.offer_pair(pair, source(*index)),
+            };
+            assert_eq!(offered, Offered::Taken);
+        }
+        match self {
+            Self::Baseline(baseline) => baseline.step(groups),
+            Self::WithoutMixture(trainer) => _ = trainer.step(groups).expect("a good step"),
+        }
+    }
+
+    fn state(&self) -> Vec<HostTensor> {
+        match self {
+            Self::Baseline(baseline) => [baseline.tensors(), baseline.optimizer_state()].concat(),
+            Self::WithoutMixture(trainer) => learning::checkpoint(trainer),
+        }
+    }
+}
+
+fn assert_close(actual: &[f64], expected: &[f64], bound: f64, what: &str) {
+    assert_eq!(actual.len(), expected.len(), "{what}");
+    for (actual, expected) in actual.iter().zip(expected) {
+        let deviation = (actual - expected).abs() / expected.abs().max(1.0);
+        assert!(deviation <= bound, "{what}: {actual}, expected {expected}");
+    }
+}
+
+/// Values of those of `names` that there are, one behind the other.
+fn joined(tensors: &Tensors, names: &[&str]) -> Vec<f64> {
+    names.iter().filter_map(|name| tensors.get(*name)).flatten().copied().collect()
+}
+
+fn compare(state: &[HostTensor], expected: &State, bound: f64, what: &str) {
+    let values = |name: &str| learning::tensor(state, name).to_f64().expect("numbers");
+    let mut compared = 0;
+    for own in state.iter().filter(|tensor| !tensor.name.starts_with("training.")) {
+        let what = format!("{what} {}", own.name);
+        assert_close(&own.to_f64().expect("numbers"), &expected.parameters[&own.name], bound, &what);
+        compared += 1;
+    }
+    assert!(compared >= 2 + 2 + 4 + 2, "{what}: embeddings, projection, a head, statistics");
+    let adams = [
+        ("training.main", &expected.main_adam, &MAIN_GROUP[..]),
+        ("training.satisfaction", &expected.satisfaction_adam, &SATISFACTION_GROUP[..]),
+    ];
+    for (prefix, adam, names) in adams {
+        let steps = state.iter().find(|tensor| tensor.name == format!("{prefix}.adam.steps"));
+        let Some(steps) = steps else {
+            assert_eq!(adam.steps, 0, "{what}: nothing but {prefix} could have learned");
+            continue;
+        };
+        assert_eq!(steps.to_i64(), Some(vec![adam.steps]), "{what} {prefix}");
+        for (moment, golden) in [("m", &adam.m), ("v", &adam.v)] {
+            let name = format!("{prefix}.adam.{moment}");
+            assert_close(&values(&name), &joined(golden, names), bound, &format!("{what} {name}"));
+        }
+    }
+    for (table, golden) in &expected.adagrad {
+        let name = format!("training.main.adagrad.{table}");
+        assert_close(&values(&name), golden, bound, &format!("{what} {name}"));
+    }
+}
+
+#[test]
+fn baselines_and_ablations_step_as_an_independent_program_does() {
+    for name in METHODS {
+        let case = Case::load(name);
+        assert_eq!(case.settings.method, name);
+        for (dtype, bound) in [(Dtype::F64, 1e-9), (Dtype::F32, 1e-4)] {
+            let mut learner = case.learner(dtype);
+            let mut offered = 0;
+            let last = *case.after.keys().next_back().expect("a state");
+            assert!(case.after.len() >= 3 && last >= 30, "{name}");
+            for step in 0..last {
+                let batch = &case.batches[step % case.batches.len()];
+                let offers = step < case.batches.len() || case.repeat_pairs;
+                let pairs = if offers { batch.pairs() } else { Vec::new() };
+                let pairs: Vec<_> = (offered..).zip(pairs).collect();
+                offered += pairs.len();
+                learner.step(&batch.groups(), &pairs);
+                if let Some(expected) = case.after.get(&(step + 1)) {
+                    let what = format!("{name} {dtype:?} after {} steps:", step + 1);
+                    compare(&learner.state(), expected, bound, &what);
+                }
+            }
+        }
+    }
+}
