@@ -55,12 +55,27 @@ pub fn read_tensors(model: &Path) -> io::Result<Vec<HostTensor>> {
     if adapter != model && adapter.exists() {
         tensors.extend(read_safetensors(&adapter)?);
     }
-    for tensor in &mut tensors {
+    own_names(&mut tensors);
+    Ok(tensors)
+}
+
+/// Reads the tensors of a version's folder, ordered by name. All files have to be there: a folder that
+/// is removed meanwhile loses them one by one.
+pub fn read_version_tensors(dir: &Path) -> io::Result<Vec<HostTensor>> {
+    let mut tensors = read_safetensors(&dir.join(MODEL))?;
+    tensors.extend(read_safetensors(&dir.join(ADAPTER))?);
+    own_names(&mut tensors);
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(tensors)
+}
+
+/// PEFT's names back to those of the manifest.
+fn own_names(tensors: &mut [HostTensor]) {
+    for tensor in tensors {
         if let Some(name) = tensor.name.strip_prefix(PEFT_PREFIX) {
             tensor.name = name.to_owned();
         }
     }
-    Ok(tensors)
 }
 
 fn safetensors(tensors: &[&HostTensor], prefix: &str) -> io::Result<Vec<u8>> {

@@ -20,7 +20,8 @@ pub(crate) mod pages;
 pub(crate) mod publisher;
 pub mod registry;
 
-pub use error::PublishError;
+pub use error::{PublishError, Refusal};
+pub use folder::{current, read_current};
 pub use follower::{FollowEvent, Follower};
 pub use publisher::{Candidate, Published, Publisher};
 

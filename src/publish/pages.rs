@@ -206,8 +206,8 @@ fn placed(tensors: &[(v1::Tensor, Vec<Place>)], offsets: &[i64]) -> Vec<v1::Tens
     tensors.iter().map(|(tensor, places)| at(tensor, places)).collect()
 }
 
-/// Whether `bytes` are the page that a manifest names.
-pub fn verify_page(tensor: &str, page: &v1::Page, bytes: &[u8]) -> Result<(), PageError> {
+/// The digest of `bytes`, if they are the page that a manifest names.
+pub fn verify_page(tensor: &str, page: &v1::Page, bytes: &[u8]) -> Result<Sha, PageError> {
     if bytes.len() as u64 != page.length {
         return Err(PageError::Length {
             tensor: tensor.to_owned(),
@@ -216,10 +216,11 @@ pub fn verify_page(tensor: &str, page: &v1::Page, bytes: &[u8]) -> Result<(), Pa
             expected: page.length,
         });
     }
-    if sha256(bytes)[..] != page.sha256[..] {
+    let sha = sha256(bytes);
+    if sha[..] != page.sha256[..] {
         return Err(PageError::PageDigest { tensor: tensor.to_owned(), offset: page.offset });
     }
-    Ok(())
+    Ok(sha)
 }
 
 /// Puts a tensor together from the bytes that `page` finds, checking every length and digest

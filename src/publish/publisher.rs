@@ -216,9 +216,9 @@ impl Publisher {
             preference_pairs_learned: candidate.preference_pairs_learned,
             features: Some(architecture.feature_schema()),
             shape: Some(architecture.model_shape()),
-            tensors: Vec::new(),
             progressive: Some(candidate.progressive),
             gate: Some(decision),
+            ..v1::Manifest::default()
         }
     }
 

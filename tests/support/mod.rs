@@ -6,10 +6,12 @@
 
 mod cluster;
 mod events;
+mod http;
 pub mod joiners;
 mod kafka;
 mod line;
 pub mod lineage;
+pub mod model;
 pub mod oracle;
 mod process;
 mod python;
@@ -22,6 +24,7 @@ pub mod world;
 
 pub use cluster::{Cluster, Door};
 pub use events::{response, view};
+pub use http::{answer, get};
 pub use kafka::{Input, Kafka, Record};
 pub use line::Line;
 pub use process::Easq;
