@@ -59,6 +59,11 @@ endif
 test: setup ## Run all tests against a real Apache Kafka (ARGS=... for cargo test)
 	scripts/with-kafka cargo test $(FEATURES) $(ARGS)
 
+.PHONY: interop
+interop: setup-build setup-kafka ## Load published models as rankers do: PyTorch, PEFT (fetches 2 GB, 5 GB on disk)
+	@scripts/interop-env >/dev/null
+	scripts/with-kafka cargo test $(FEATURES) --test rankers $(ARGS)
+
 .PHONY: chaos
 chaos: setup-build setup-kafka ## Kill, freeze and cut everything, then verify (SEED=drawn MINUTES=3 BROKERS=1|3)
 	cargo test $(FEATURES) --test chaos -- --minutes $(MINUTES) --brokers $(BROKERS) $(if $(filter command line environment,$(origin SEED)),--seed $(SEED))
@@ -73,7 +78,7 @@ lint: setup-build ## Check formatting, and lints with warnings as errors
 	cargo fmt --check
 	cargo clippy -- -D warnings
 	cargo clippy $(FEATURES) --all-targets -- -D warnings
-	cargo clippy $(FEATURES) --test chaos -- -D warnings
+	cargo clippy $(FEATURES) --test chaos --test rankers -- -D warnings
 
 .PHONY: fmt
 fmt: ## Format the sources
