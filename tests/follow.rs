@@ -8,11 +8,12 @@ use std::path::Path;
 
 use easq::contract::v1;
 use easq::kafka::topics::Admin;
+use easq::model::{Dtype, HostTensor};
 use easq::publish::registry::{PRODUCTION, version_key};
-use easq::publish::{FollowEvent, Refusal, manifest, read_current};
-use rand::{Rng, SeedableRng};
+use easq::publish::{Candidate, FollowEvent, Refusal, manifest, read_current};
+use rand::{Rng, RngCore, SeedableRng};
 use sha2::{Digest, Sha256};
-use support::model::{DEADLINE, Model, candidate, loaded, next_event, pointer, small_pages};
+use support::model::{DEADLINE, Model, PAGE_BYTES, candidate, loaded, next_event, pointer, small_pages};
 use support::{Cluster, Easq, Input, Kafka, Line, answer, eventually, get};
 
 /// `easq follow` as a service, with its endpoints.
@@ -336,4 +337,74 @@ fn a_daemon_shows_what_it_follows_in_its_metrics() {
     assert_eq!(daemon.metric("easq_follower_delay_seconds_count"), 1.0);
     assert!(daemon.metric("easq_follower_delay_seconds_sum") < DEADLINE.as_secs_f64());
     assert_eq!(daemon.metric("easq_follower_version_created_seconds"), created(&model, 2));
+}
+
+/// A model whose topics take records of this size at most.
+fn limited(line: &Line, max_message_bytes: usize) -> Model {
+    let model = Model::new(line);
+    let limit = max_message_bytes.to_string();
+    let limit = ("max.message.bytes", limit.as_str());
+    line.kafka().configure_topic(&model.page_topic(), &[limit, ("retention.ms", "-1")]);
+    line.kafka().configure_topic(&model.registry_topic(), &[limit, ("cleanup.policy", "compact")]);
+    model
+}
+
+/// One tensor of so many bytes that do not compress.
+fn large(step: u64, bytes: usize) -> Candidate {
+    let mut data = vec![0; bytes];
+    rand::rngs::StdRng::seed_from_u64(step).fill_bytes(&mut data);
+    let tensors = vec![HostTensor {
+        name: "projection.weight".to_owned(),
+        dtype: Dtype::U8,
+        shape: vec![bytes],
+        data: data.into(),
+    }];
+    Candidate { tensors, ..candidate(step) }
+}
+
+#[test]
+fn pages_and_manifests_fit_into_topics_that_take_600_kib() {
+    let line = small_pages("600-kib").set("publish.page_bytes", 512 << 10);
+    let mut model = limited(&line, 600 << 10);
+    // Pages of the full size, a short one among them, and in several batches of the producer.
+    let published = model.publish(large(1, 70 * (512 << 10) + 100_000));
+    assert_eq!(published.pages_written, 71);
+    let dir = tempfile::tempdir().expect("a folder");
+    assert_eq!(loaded(&mut model.follow(dir.path()), 1), 71);
+
+    // Ten thousand pages still fit into a manifest of that size.
+    let line = small_pages("600-kib-manifest");
+    let mut model = limited(&line, 600 << 10);
+    assert_eq!(model.publish(large(1, 10_000 * PAGE_BYTES)).pages_written, 10_000);
+    let dir = tempfile::tempdir().expect("a folder");
+    assert_eq!(loaded(&mut model.follow(dir.path()), 1), 10_000);
+}
+
+#[test]
+fn what_would_not_fit_is_refused_with_the_limit_before_anything_is_written() {
+    let line = small_pages("too-large");
+    let mut model = limited(&line, 600 << 10);
+    model.publish(candidate(10));
+    let ends = |model: &Model| {
+        [model.page_topic(), model.registry_topic()].map(|topic| Kafka::shared().uncommitted_end(&topic, 0))
+    };
+    let before = ends(&model);
+    let refused = model.try_publish(large(2, 14_000 * PAGE_BYTES)).expect_err("14,000 pages in one manifest");
+    let said = refused.to_string();
+    for word in
+        ["14000 pages", "614400", "max.message.bytes", "publish.page_bytes (4096)", &model.registry_topic()]
+    {
+        assert!(said.contains(word), "{said}");
+    }
+    assert_eq!(ends(&model), before);
+    // The next version that fits is published.
+    model.publish(candidate(11));
+
+    let line = small_pages("too-large-page").set("publish.page_bytes", 600 << 10);
+    let mut model = limited(&line, 600 << 10);
+    let before = ends(&model);
+    let refused = model.try_publish(large(1, 700 << 10)).expect_err("a page of the size of a batch");
+    let said = refused.to_string();
+    assert!(said.contains("publish.page_bytes") && said.contains("614400"), "{said}");
+    assert_eq!(ends(&model), before);
 }

@@ -84,6 +84,17 @@ pub enum PublishError {
         "versions/{version} in '{topic}' cannot be used: {reason}; to go on without it, write a tombstone for that key"
     )]
     UnusableVersion { version: u64, topic: String, reason: ManifestError },
+    #[error(
+        "pages have up to {page_bytes} bytes (publish.page_bytes), and '{topic}' takes records of {limit} at most: lower \
+         that, or raise the topic's max.message.bytes"
+    )]
+    PageTooLarge { page_bytes: usize, topic: String, limit: u64 },
+    #[error(
+        "the manifest of version {version} names {pages} pages and has up to {bytes} bytes, and '{topic}' takes records \
+         of {limit} at most: raise its max.message.bytes, or publish.page_bytes ({page_bytes}) so that there are \
+         fewer pages"
+    )]
+    ManifestTooLarge { version: u64, bytes: u64, pages: usize, page_bytes: usize, topic: String, limit: u64 },
     #[error("{}: another follower keeps this folder; give each its own", path.display())]
     FolderTaken { path: PathBuf },
     #[error("{}: {source}", path.display())]

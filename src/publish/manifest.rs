@@ -12,6 +12,9 @@ use super::pages::sha256;
 /// The manifest format that this program writes; it reads this one and none above it.
 pub const FORMAT: u32 = 1;
 
+/// What the digest of a manifest adds to it: tag, length, and SHA-256.
+pub(super) const DIGEST_BYTES: usize = 35;
+
 /// Pages are read into memory one by one: a manifest may not ask for more than a record can hold.
 const MAX_PAGE_BYTES: u64 = 16 << 20;
 

@@ -14,6 +14,7 @@ pub(crate) mod folder;
 pub(crate) mod follower;
 pub(crate) mod gate;
 pub(crate) mod keep;
+mod limit;
 pub mod manifest;
 pub mod page_reader;
 pub(crate) mod pages;

@@ -8,7 +8,7 @@ use easq::kafka::ownership::{Owned, Ownership};
 use easq::kafka::transaction::TransactionalProducer;
 use easq::model::{Dtype, HostTensor};
 use easq::publish::registry::{Registry, RegistryReader};
-use easq::publish::{Candidate, FollowEvent, Follower, Published, Publisher, files};
+use easq::publish::{Candidate, FollowEvent, Follower, PublishError, Published, Publisher, files};
 use easq::settings::Settings;
 use easq::supervise::StopToken;
 use prost::Message;
@@ -54,10 +54,14 @@ impl Model {
 
     #[track_caller]
     pub fn publish(&mut self, candidate: Candidate) -> Published {
+        self.try_publish(candidate).expect("published")
+    }
+
+    pub fn try_publish(&mut self, candidate: Candidate) -> Result<Published, PublishError> {
         let group = || self.ownership.group_metadata();
-        let published = self.publisher.publish(candidate, &group).expect("published");
+        let published = self.publisher.publish(candidate, &group)?;
         self.newest = published.manifest.version;
-        published
+        Ok(published)
     }
 
     /// The registry once it shows all that was published: a commit returns when its outcome is
