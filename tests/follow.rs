@@ -5,16 +5,18 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use easq::contract::v1;
 use easq::kafka::topics::Admin;
 use easq::model::{Dtype, HostTensor};
 use easq::publish::registry::{PRODUCTION, version_key};
-use easq::publish::{Candidate, FollowEvent, Refusal, manifest, read_current};
+use easq::publish::{Candidate, FollowEvent, Follower, Refusal, manifest, read_current};
+use easq::supervise::StopToken;
 use rand::{Rng, RngCore, SeedableRng};
 use sha2::{Digest, Sha256};
 use support::model::{DEADLINE, Model, PAGE_BYTES, candidate, loaded, next_event, pointer, small_pages};
-use support::{Cluster, Easq, Input, Kafka, Line, answer, eventually, get};
+use support::{Cluster, Easq, Input, Kafka, Line, Samples, answer, eventually, get};
 
 /// `easq follow` as a service, with its endpoints.
 struct Daemon {
@@ -67,7 +69,7 @@ fn sha(bytes: &[u8]) -> bytes::Bytes {
 struct Trial {
     model: Model,
     in_process: tempfile::TempDir,
-    follower: easq::publish::Follower,
+    follower: Follower,
     _home: tempfile::TempDir,
     daemon: Daemon,
     /// Of the next damaged version.
@@ -407,4 +409,61 @@ fn what_would_not_fit_is_refused_with_the_limit_before_anything_is_written() {
     let said = refused.to_string();
     assert!(said.contains("publish.page_bytes") && said.contains("614400"), "{said}");
     assert_eq!(ends(&model), before);
+}
+
+#[test]
+fn two_trainers_of_two_models_share_a_broker_and_their_followers_follow_their_own() {
+    let line = Line::new("beside").set("publish.interval_ms", 200).set("train.batch_age_ms", 20);
+    line.create_topics(1);
+    // Inputs and prefixes are the same: only the name tells the two apart.
+    let names = ["first", "second"].map(|name| format!("{}.{name}", line.settings().model.name));
+    let lines: Vec<Line> = names
+        .iter()
+        .zip(1..)
+        .map(|(name, seed)| {
+            let line = line.clone().set("model.name", name).set("model.seed", seed);
+            let topics = line.settings().topics;
+            Kafka::shared().create_topic(&topics.model(name), 1);
+            Kafka::shared().create_topic_with(&topics.registry(name), 1, &[("cleanup.policy", "compact")]);
+            line
+        })
+        .collect();
+    let homes = [0, 1].map(|_| tempfile::tempdir().expect("a folder"));
+    let followers: Vec<Daemon> =
+        lines.iter().zip(&homes).map(|(line, home)| Daemon::start(line, home.path())).collect();
+    let mut trainers: Vec<Easq> =
+        lines.iter().map(|line| line.start(&["run", "--role", "trainer"])).collect();
+    let mut samples = Samples::new(&line.settings(), 1);
+    for round in 1..=3_u64 {
+        samples.write(100);
+        for (home, follower) in homes.iter().zip(&followers) {
+            eventually(2 * DEADLINE, "what was learned last is in place", || {
+                let current = read_current(home.path());
+                current.is_ok_and(|(manifest, _)| manifest.behavior_groups_learned == 100 * round)
+            });
+            assert_eq!(follower.metrics().matches("easq_follower_refused_versions_total{").count(), 0);
+        }
+    }
+    for trainer in &mut trainers {
+        trainer.terminate();
+        assert!(trainer.wait(DEADLINE).success());
+    }
+    let [first, second] = homes.each_ref().map(|home| read_current(home.path()).expect("whole"));
+    assert_eq!([&first.0.model, &second.0.model], [&names[0], &names[1]]);
+    let differ = first.1.iter().zip(&second.1).filter(|(first, second)| {
+        assert_eq!((&first.name, &first.shape), (&second.name, &second.shape));
+        first.data != second.data
+    });
+    assert!(differ.count() > 5, "two seeds make two models");
+    // A folder that holds the one model is not taken for the other.
+    drop(followers);
+    let mut other =
+        Follower::new(&lines[1].settings(), homes[0].path(), 2, &StopToken::new()).expect("a follower");
+    assert_eq!(other.current(), None);
+    let newest = second.0.version;
+    eventually(DEADLINE, "the other model is in place", || {
+        other.poll(Duration::from_millis(20)).expect("a registry that can be read");
+        other.current().is_some_and(|current| current >= newest)
+    });
+    assert_eq!(read_current(homes[0].path()).expect("whole").0.model, names[1]);
 }
