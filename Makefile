@@ -14,6 +14,7 @@ PORT ?= 9092
 MINUTES ?= 3
 BROKERS ?= 1
 RESTARTS ?= 10
+UPDATES ?= 200
 # What is tested besides: baselines and ablations, which no release has.
 FEATURES := --features research
 
@@ -69,9 +70,10 @@ chaos: setup-build setup-kafka ## Kill, freeze and cut everything, then verify (
 	cargo test $(FEATURES) --test chaos -- --minutes $(MINUTES) --brokers $(BROKERS) $(if $(filter command line environment,$(origin SEED)),--seed $(SEED))
 
 .PHONY: bench
-bench: setup-build setup-kafka ## Measure what speed depends on (ARGS=... for criterion, RESTARTS=10 of a joiner)
+bench: setup-build setup-kafka ## Measure what speed depends on (ARGS=... for criterion, RESTARTS=10 of a joiner, UPDATES=200 of a model)
 	cargo bench --bench join --bench train_step -- $(ARGS)
 	scripts/with-kafka cargo bench --bench recovery -- --restarts $(RESTARTS)
+	scripts/with-kafka cargo bench --bench follow -- --updates $(UPDATES)
 
 .PHONY: lint
 lint: setup-build ## Check formatting, and lints with warnings as errors

@@ -8,9 +8,10 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
+use std::thread;
 
 use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype as FileDtype, TensorView, serialize};
+use safetensors::tensor::{Dtype as FileDtype, TensorView, serialize_to_file};
 use serde_json::json;
 
 use crate::contract::v1;
@@ -34,10 +35,17 @@ const LORA_PREFIX: &str = "projection.lora_";
 pub fn write(dir: &Path, manifest: &v1::Manifest, tensors: &[HostTensor]) -> io::Result<()> {
     let (lora, model): (Vec<_>, Vec<_>) =
         tensors.iter().partition(|tensor| tensor.name.starts_with(LORA_PREFIX));
-    write_file(&dir.join(MODEL), &safetensors(&model, "")?)?;
-    write_file(&dir.join(ADAPTER), &safetensors(&lora, PEFT_PREFIX)?)?;
-    write_file(&dir.join(ADAPTER_CONFIG), adapter_config(manifest).as_bytes())?;
-    write_file(&dir.join(MANIFEST), manifest::to_json(manifest).as_bytes())?;
+    let write_small = || {
+        write_tensors(&dir.join(ADAPTER), &lora, PEFT_PREFIX)?;
+        write_file(&dir.join(ADAPTER_CONFIG), adapter_config(manifest).as_bytes())?;
+        write_file(&dir.join(MANIFEST), manifest::to_json(manifest).as_bytes())
+    };
+    // Each waits for the disk: beside each other they wait once.
+    thread::scope(|scope| {
+        let small = scope.spawn(write_small);
+        write_tensors(&dir.join(MODEL), &model, "")?;
+        small.join().map_err(|_| io::Error::other("writing a version panicked"))?
+    })?;
     sync_dir(dir)
 }
 
@@ -78,7 +86,7 @@ fn own_names(tensors: &mut [HostTensor]) {
     }
 }
 
-fn safetensors(tensors: &[&HostTensor], prefix: &str) -> io::Result<Vec<u8>> {
+fn write_tensors(path: &Path, tensors: &[&HostTensor], prefix: &str) -> io::Result<()> {
     let views = tensors.iter().map(|tensor| {
         let view = TensorView::new(file_dtype(tensor.dtype), tensor.shape.clone(), &tensor.data);
         view.map(|view| (format!("{prefix}{}", tensor.name), view))
@@ -86,7 +94,9 @@ fn safetensors(tensors: &[&HostTensor], prefix: &str) -> io::Result<Vec<u8>> {
     let views = views.collect::<Result<Vec<_>, _>>().map_err(io::Error::other)?;
     // Loaders of the transformers family refuse a file that does not say whose layout it has.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    serialize(views, Some(metadata)).map_err(io::Error::other)
+    // Not through memory: a model is large.
+    serialize_to_file(views, Some(metadata), path).map_err(io::Error::other)?;
+    File::open(path)?.sync_all()
 }
 
 /// Reads the tensors of one file, under the names that it has them.

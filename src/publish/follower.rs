@@ -159,6 +159,8 @@ impl Follower {
         };
         if let Some((manifest, tensors)) = follower.folder.whole_current(&settings.model.name) {
             follower.hold(&manifest, &tensors);
+            // Of these the tensors were checked, not the pages one by one.
+            follower.at_hand.retain(|sha, bytes| sha256(bytes) == *sha);
             VersionFound { version: manifest.version, created_ms: manifest.created_at_ms }.emit();
         }
         Ok(follower)
@@ -289,6 +291,7 @@ impl Follower {
         FollowEvent::Kept { current: self.current, wanted, kind, reason }
     }
 
+    /// Keeps the pages of the version that is in place now. Each of them has been checked.
     fn hold(&mut self, manifest: &v1::Manifest, tensors: &[HostTensor]) {
         self.current = Some(manifest.version);
         self.refused = None;
@@ -298,8 +301,9 @@ impl Follower {
             let mut start = 0;
             for page in described.into_iter().flat_map(|described| &described.pages) {
                 let end = tensor.data.len().min(start + page.length as usize);
-                let bytes = tensor.data.slice(start..end);
-                self.at_hand.insert(sha256(&bytes), bytes);
+                if let Ok(sha) = Sha::try_from(page.sha256.as_ref()) {
+                    self.at_hand.insert(sha, tensor.data.slice(start..end));
+                }
                 start = end;
             }
         }

@@ -208,14 +208,7 @@ fn placed(tensors: &[(v1::Tensor, Vec<Place>)], offsets: &[i64]) -> Vec<v1::Tens
 
 /// The digest of `bytes`, if they are the page that a manifest names.
 pub fn verify_page(tensor: &str, page: &v1::Page, bytes: &[u8]) -> Result<Sha, PageError> {
-    if bytes.len() as u64 != page.length {
-        return Err(PageError::Length {
-            tensor: tensor.to_owned(),
-            offset: page.offset,
-            found: bytes.len() as u64,
-            expected: page.length,
-        });
-    }
+    verify_length(tensor, page, bytes)?;
     let sha = sha256(bytes);
     if sha[..] != page.sha256[..] {
         return Err(PageError::PageDigest { tensor: tensor.to_owned(), offset: page.offset });
@@ -223,20 +216,37 @@ pub fn verify_page(tensor: &str, page: &v1::Page, bytes: &[u8]) -> Result<Sha, P
     Ok(sha)
 }
 
-/// Puts a tensor together from the bytes that `page` finds, checking every length and digest
-/// (invariant 8). The manifest has passed [`super::manifest::validate`].
+fn verify_length(tensor: &str, page: &v1::Page, bytes: &[u8]) -> Result<(), PageError> {
+    let (found, expected) = (bytes.len() as u64, page.length);
+    if found != expected {
+        return Err(PageError::Length { tensor: tensor.to_owned(), offset: page.offset, found, expected });
+    }
+    Ok(())
+}
+
+/// Puts a tensor together from the bytes that `page` finds, checking every length and, since it
+/// covers all of them, the tensor's digest (invariant 8). The manifest has passed
+/// [`super::manifest::validate`].
 pub fn reassemble(
     tensor: &v1::Tensor,
-    mut page: impl FnMut(&v1::Page) -> Option<Bytes>,
+    page: impl Fn(&v1::Page) -> Option<Bytes>,
 ) -> Result<HostTensor, PageError> {
-    let mut data = BytesMut::new();
+    let found = |described: &v1::Page| {
+        page(described)
+            .ok_or_else(|| PageError::Missing { tensor: tensor.name.clone(), offset: described.offset })
+    };
+    let length: u64 = tensor.pages.iter().map(|page| page.length).sum();
+    let mut data = BytesMut::with_capacity(length as usize);
     for described in &tensor.pages {
-        let bytes = page(described)
-            .ok_or_else(|| PageError::Missing { tensor: tensor.name.clone(), offset: described.offset })?;
-        verify_page(&tensor.name, described, &bytes)?;
+        let bytes = found(described)?;
+        verify_length(&tensor.name, described, &bytes)?;
         data.extend_from_slice(&bytes);
     }
     if sha256(&data)[..] != tensor.sha256[..] {
+        // Which page it is, if it is one.
+        for described in &tensor.pages {
+            verify_page(&tensor.name, described, &found(described)?)?;
+        }
         return Err(PageError::TensorDigest { tensor: tensor.name.clone() });
     }
     let dtype = Dtype::parse(&tensor.dtype)
