@@ -17,7 +17,7 @@ use easq::publish::registry::RegistryReader;
 use easq::settings::Settings;
 use easq::supervise::StopToken;
 use serde::Deserialize;
-use support::{Easq, Line, Samples, eventually, group, interpreter, rankers_python};
+use support::{Easq, Line, Samples, eventually, group, interpreter, python_of};
 
 const DEADLINE: Duration = Duration::from_secs(120);
 const TOLERANCE: f64 = 1e-5;
@@ -193,7 +193,8 @@ fn the_peft_library_loads_a_followed_lora_and_scores_as_easq_does() {
     published.stop();
     let (_, scores) = published.followed();
     let folder = easq::publish::current(&published.file("model")).expect("a version");
-    let said = rankers_python(
+    let said = python_of(
+        "interop-env",
         include_str!("rankers_peft.py"),
         &[text(&folder), text(&published.file("views.jsonl"))],
     );

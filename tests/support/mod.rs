@@ -28,7 +28,7 @@ pub use http::{answer, get};
 pub use kafka::{Input, Kafka, Record};
 pub use line::Line;
 pub use process::Easq;
-pub use python::{interpreter, python, rankers_python};
+pub use python::{interpreter, python, python_of};
 pub use samples::{Samples, group};
 pub use supervised::Supervised;
 pub use wait::{eventually, eventually_some};

@@ -6,13 +6,7 @@ use std::process::{Command, Stdio};
 /// Runs a Python program with these arguments and returns what it prints; panics when it fails.
 #[track_caller]
 pub fn python(program: &str, arguments: &[&str]) -> String {
-    run(&interpreter("python-env"), program, arguments)
-}
-
-/// As [`python`], in the environment of a ranker: PyTorch, PEFT, and a Kafka client.
-#[track_caller]
-pub fn rankers_python(program: &str, arguments: &[&str]) -> String {
-    run(&interpreter("interop-env"), program, arguments)
+    python_of("python-env", program, arguments)
 }
 
 /// The Python that a script of this repository makes, or finds in the user's cache.
@@ -25,9 +19,10 @@ pub fn interpreter(script: &str) -> String {
     String::from_utf8(found.stdout).expect("a path in UTF-8").trim().to_owned()
 }
 
+/// As [`python`], with the Python of another script.
 #[track_caller]
-fn run(interpreter: &str, program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(interpreter)
+pub fn python_of(script: &str, program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(interpreter(script))
         .args(["-c", program])
         .args(arguments)
         .stderr(Stdio::inherit())
