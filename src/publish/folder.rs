@@ -3,7 +3,9 @@
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::symlink;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::SystemTime;
 
 use crate::contract::v1;
@@ -82,14 +84,24 @@ impl Folder {
         }
     }
 
-    /// Writes a version and makes it the current one.
-    pub fn put(&mut self, manifest: &v1::Manifest, tensors: &[HostTensor]) -> Result<(), PublishError> {
+    /// Writes a version, and makes it the current one if `check`, which runs meanwhile, lets it.
+    pub fn put(
+        &mut self,
+        manifest: &v1::Manifest,
+        tensors: &[HostTensor],
+        check: impl FnOnce() -> Result<(), PublishError> + Send,
+    ) -> Result<(), PublishError> {
         let versions = self.versions();
         let temporary = tempfile::Builder::new()
             .prefix(TEMPORARY)
             .tempdir_in(&versions)
             .map_err(PublishError::file(&versions))?;
-        files::write(temporary.path(), manifest, tensors).map_err(PublishError::file(temporary.path()))?;
+        thread::scope(|scope| {
+            let checked = scope.spawn(check);
+            let written = files::write(temporary.path(), manifest, tensors);
+            checked.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+            written.map_err(PublishError::file(temporary.path()))
+        })?;
         let name = self.free_name(manifest.version);
         let path = versions.join(&name);
         fs::rename(temporary.path(), &path).map_err(PublishError::file(&path))?;
@@ -217,7 +229,6 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-    use std::thread;
 
     /// A version all of whose tensors are made of its number, one of them LoRA: in a file of its own.
     fn version(number: u64) -> (v1::Manifest, Vec<HostTensor>) {
@@ -239,7 +250,7 @@ mod tests {
 
     fn put(folder: &mut Folder, number: u64) {
         let (manifest, tensors) = version(number);
-        folder.put(&manifest, &tensors).expect("put");
+        folder.put(&manifest, &tensors, || Ok(())).expect("put");
     }
 
     fn names(dir: &Path) -> BTreeSet<String> {
@@ -308,6 +319,18 @@ mod tests {
         let reopened = Folder::open(dir.path()).expect("opened again");
         assert!(!leftover.exists());
         assert!(reopened.whole_current("m").is_some());
+    }
+
+    #[test]
+    fn invariant_8_a_version_that_does_not_pass_its_check_is_never_in_place() {
+        let (dir, mut folder) = folder();
+        put(&mut folder, 1);
+        let (manifest, tensors) = version(2);
+        let refused =
+            folder.put(&manifest, &tensors, || Err(super::super::manifest::ManifestError::Damaged.into()));
+        assert!(refused.is_err());
+        assert_eq!(read_current(dir.path()).expect("whole"), version(1));
+        assert_eq!(names(dir.path()), named(["1"]));
     }
 
     #[test]

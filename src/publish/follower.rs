@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A version is written into a folder of another name, which takes its own once everything in it is
-//! on disk; then `current` is replaced in one step. So whoever opens `current` finds a whole
+//! on disk and checked; then `current` is replaced in one step. So whoever opens `current` finds a whole
 //! version, whenever the follower is killed.
 //!
 //! A reader resolves `current` once ([`current()`](super::current)) and opens everything below the
@@ -31,7 +31,7 @@ use crate::telemetry::events::{FollowerWaits, VersionFollowed, VersionFound, Ver
 use super::TRAINING_PREFIX;
 use super::error::{PublishError, Refusal};
 use super::folder::Folder;
-use super::page_reader::PageReader;
+use super::page_reader::{PageReader, verify};
 use super::pages::{Sha, sha256};
 use super::registry::RegistryReader;
 
@@ -257,8 +257,8 @@ impl Follower {
             });
         };
         let served = |name: &str| !name.starts_with(TRAINING_PREFIX);
-        let loaded = pages.load(manifest, &self.at_hand, served)?;
-        self.folder.put(manifest, &loaded.tensors)?;
+        let loaded = pages.fetch(manifest, &self.at_hand, served)?;
+        self.folder.put(manifest, &loaded.tensors, || Ok(verify(manifest, &loaded.tensors)?))?;
         let delay = registry.pointed_at_ms().map(since);
         VersionFollowed {
             version: wanted,

@@ -125,12 +125,24 @@ impl PageReader {
         Err(PublishError::PageTimeout { topic: self.topic.clone(), offset, seconds: SILENCE.as_secs() })
     }
 
-    /// Loads the tensors of `manifest` that `wanted` names. Pages whose digest is in `at_hand` are
-    /// not read.
+    /// Loads the tensors of `manifest` that `wanted` names, each checked. Pages whose digest is in
+    /// `at_hand` are not read.
     ///
     /// # Errors
     /// As [`PageReader::read`], and a tensor whose pages are not what it should be.
     pub fn load(
+        &mut self,
+        manifest: &v1::Manifest,
+        at_hand: &HashMap<Sha, Bytes>,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Loaded, PublishError> {
+        let loaded = self.fetch(manifest, at_hand, wanted)?;
+        verify(manifest, &loaded.tensors)?;
+        Ok(loaded)
+    }
+
+    /// As [`PageReader::load`], but for the check of the tensors as a whole: [`verify`].
+    pub(super) fn fetch(
         &mut self,
         manifest: &v1::Manifest,
         at_hand: &HashMap<Sha, Bytes>,
@@ -142,7 +154,7 @@ impl PageReader {
             || tensors.iter().flat_map(|tensor| tensor.pages.iter().map(|page| (tensor.name.as_str(), page)));
         let read = self.read(pages().filter(|(_, page)| find(at_hand, page).is_none()))?;
         let content = |page: &v1::Page| find(&read, page).or_else(|| find(at_hand, page)).cloned();
-        let loaded = tensors.iter().map(|tensor| pages::reassemble(tensor, content));
+        let loaded = tensors.iter().map(|tensor| pages::join(tensor, content));
         let loaded = loaded.collect::<Result<Vec<_>, _>>()?;
         let reused = pages().filter(|(_, page)| find(at_hand, page).is_some());
         Ok(Loaded {
@@ -153,6 +165,14 @@ impl PageReader {
             bytes_reused: reused.map(|(_, page)| page.length).sum(),
         })
     }
+}
+
+/// Whether tensors are those of the same names in `manifest`.
+pub(super) fn verify(manifest: &v1::Manifest, tensors: &[HostTensor]) -> Result<(), PageError> {
+    tensors.iter().try_for_each(|tensor| {
+        let described = manifest.tensors.iter().find(|described| described.name == tensor.name);
+        described.map_or(Ok(()), |described| pages::verify(described, tensor))
+    })
 }
 
 fn find<'a>(contents: &'a HashMap<Sha, Bytes>, page: &v1::Page) -> Option<&'a Bytes> {
