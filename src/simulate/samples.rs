@@ -59,12 +59,16 @@ pub(super) fn write_samples(
     Ok(produced)
 }
 
-/// The samples of a world without faults, in the order in which the join emits them.
+/// The samples of a world without faults, in the order in which the join emits them, and the number of
+/// answers behind them.
 ///
 /// # Errors
 /// When the join refuses the stream.
 #[cfg(feature = "research")]
-pub(crate) fn samples(settings: &Settings, world: &World) -> Result<Vec<sample::Sample>, SimulateError> {
+pub(crate) fn samples(
+    settings: &Settings,
+    world: &World,
+) -> Result<(Vec<sample::Sample>, u64), SimulateError> {
     let partitioning = Partitioning { partitions: 1, partitioner: settings.input.partitioner };
     let config = Arc::new(Config::new(settings, partitioning.partitions));
     let mut join = PartitionJoin::new(config, 0, Start::At(0), Start::At(0));
@@ -76,7 +80,7 @@ pub(crate) fn samples(settings: &Settings, world: &World) -> Result<Vec<sample::
         }
         produced.count(&delivery);
     }
-    Ok(samples)
+    Ok((samples, produced.response_records))
 }
 
 /// Gives a record to the join; its offset is the number of records of its topic before it.

@@ -103,7 +103,7 @@ const WORLDS: [ComparedWorld; 5] = [
 struct Stream {
     samples: Vec<sample::Sample>,
     lists: Vec<HeldOutList>,
-    /// Labelled views are not known here; what was answered is.
+    answers: u64,
     pairs: u64,
 }
 
@@ -132,7 +132,12 @@ pub fn compare(
             let runs = learn_all(&settings, world, seed, &stream, &contenders, jobs, stop, &mut |runs| {
                 progress.set(done + runs, format!("contenders, world {}, seed {seed}", world.name));
             })?;
-            report.streams.push(StreamOf { world: world.name, seed, pairs: stream.pairs });
+            report.streams.push(StreamOf {
+                world: world.name,
+                seed,
+                answers: stream.answers,
+                pairs: stream.pairs,
+            });
             report.runs.extend(runs);
         }
     }
@@ -196,9 +201,9 @@ fn stream(settings: &Settings, world: ComparedWorld, seed: u64, views: u64) -> R
         ..WorldConfig::new(&simulate, settings.features.schema_version)
     };
     let world = World::new(config)?;
-    let samples = samples(settings, &world)?;
+    let (samples, answers) = samples(settings, &world)?;
     let pairs = samples.iter().filter(|sample| matches!(sample, sample::Sample::PreferencePair(_))).count();
-    Ok(Stream { lists: world.held_out_lists(LISTS), samples, pairs: pairs as u64 })
+    Ok(Stream { lists: world.held_out_lists(LISTS), samples, answers, pairs: pairs as u64 })
 }
 
 /// Several at a time, each on a thread of its own, in the order in which they are listed.
