@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind};
 
 use crate::demo::DemoError;
 use crate::joiner::JoinerError;
+use crate::offline::TrainFileError;
 use crate::settings::Faults;
 use crate::simulate::SimulateError;
 use crate::supervise::SuperviseError;
@@ -26,11 +27,13 @@ pub(super) fn code(error: &anyhow::Error) -> u8 {
         FENCED
     } else if any(|cause| cause.downcast_ref().is_some_and(SuperviseError::is_undrained))
         || any(|cause| cause.downcast_ref().is_some_and(DemoError::is_interrupted))
+        || any(|cause| cause.downcast_ref().is_some_and(TrainFileError::is_interrupted))
     {
         UNDRAINED
     } else if any(|cause| cause.is::<Faults>())
         || any(|cause| cause.downcast_ref().is_some_and(SimulateError::is_usage))
         || any(|cause| cause.downcast_ref().is_some_and(DemoError::is_usage))
+        || any(|cause| cause.downcast_ref().is_some_and(TrainFileError::is_usage))
     {
         WRONG_USAGE
     } else {

@@ -13,13 +13,14 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use self::topics::TopicsCommand;
+use crate::evaluate::{EvaluateArgs, evaluate};
 use crate::kafka::client::property_fault;
 use crate::publish::commands::{FollowArgs, ModelCommand, ScoreArgs, model, score};
 use crate::settings::{self, LogFormat, Settings, Sources};
 use crate::supervise::StopToken;
 use crate::telemetry::{events, init_logging};
 use crate::train::end_process;
-use crate::{demo, simulate};
+use crate::{demo, offline, simulate};
 
 /// Learn, online, a ranking model that is aligned with satisfaction questionnaires: two Kafka
 /// streams in, a model in Kafka out.
@@ -52,6 +53,8 @@ enum Command {
     Run(RunArgs),
     Simulate(simulate::Args),
     Demo(demo::Args),
+    Train(offline::Args),
+    Evaluate(EvaluateArgs),
     Score(ScoreArgs),
     Follow(FollowCommand),
     /// Train and rank the method, its baselines and ablations on the synthetic world.
@@ -134,6 +137,8 @@ impl Cli {
             Command::Run(args) => services::run(settings, args.role),
             Command::Simulate(args) => services::simulate(settings, args),
             Command::Demo(args) => services::demo(settings, args),
+            Command::Train(args) => services::learn_file(settings, args),
+            Command::Evaluate(args) => printed(|out| Ok(evaluate(&settings, &args, out)?)),
             Command::Follow(command) => services::follow(settings, command.args, command.listen),
             #[cfg(feature = "research")]
             Command::Compare(args) => services::compare(settings, args),

@@ -48,6 +48,13 @@ impl Folder {
         dir.join(CURRENT)
     }
 
+    /// The folder of the version that `dir` holds: the current one of a follower's folder, else `dir`
+    /// itself.
+    pub fn version(dir: &Path) -> PathBuf {
+        let current = Self::current(dir);
+        if current.exists() { current } else { dir.to_owned() }
+    }
+
     /// The current version, if every tensor in it has the digest that its manifest says.
     pub fn whole_current(&self, model: &str) -> Option<(v1::Manifest, Vec<HostTensor>)> {
         let current = Self::current(&self.dir);

@@ -1,4 +1,5 @@
-//! The world's joined samples in a file, through the same join as in production.
+//! The world's joined samples in a file, through the same join as in production; and its held-out
+//! lists.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -81,6 +82,22 @@ pub(crate) fn samples(
         produced.count(&delivery);
     }
     Ok((samples, produced.response_records))
+}
+
+/// Writes `count` of the world's held-out lists to `path`.
+///
+/// # Errors
+/// When the file cannot be written, or the world does not have so many.
+pub(super) fn write_held_out(world: &World, count: usize, path: &Path) -> Result<(), SimulateError> {
+    let lists = world.held_out_lists(count);
+    if lists.len() < count {
+        return Err(SimulateError::Lists { found: lists.len(), wanted: count });
+    }
+    let mut writer = SampleWriter::create(path)?;
+    for list in lists {
+        writer.write(&Sample { sample: Some(sample::Sample::HeldOutList(list)) })?;
+    }
+    Ok(writer.finish()?)
 }
 
 /// Gives a record to the join; its offset is the number of records of its topic before it.

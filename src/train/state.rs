@@ -175,6 +175,26 @@ pub(super) fn restore_as(
     })
 }
 
+/// A new trainer with the parameters of `map`, which holds `tensors`, for the model and for the twin.
+/// None when they do not fit, which `map` remembers.
+pub(super) fn begin_with(
+    settings: &Settings,
+    placement: Placement,
+    tensors: Vec<HostTensor>,
+    map: &mut TensorMap,
+) -> Option<Trainer> {
+    let trainer = create(settings, placement);
+    let architecture = &trainer.architecture;
+    let mut source = Source::Tensors { tensors: map, prefix: "" };
+    let model = Model::load(architecture, 0.0, &mut source, placement);
+    let scaling = Scaling::load(architecture.dense.len(), placement.dtype, map);
+    let (model, scaling) = (model?, scaling?);
+    let mut copies = TensorMap::new(tensors);
+    let mut source = Source::Tensors { tensors: &mut copies, prefix: "" };
+    let twin = load_twin(&model, architecture, 0.0, &mut source, placement)?;
+    Some(Trainer { model, twin, normalizer: Normalizer::frozen(&scaling), ..trainer })
+}
+
 /// The printed form of L_DPO learns each pair once: replayed ones are memorized through the ids.
 pub(super) fn reuse(settings: &Settings) -> Reuse {
     match settings.train.reservoir_reuse.parse() {

@@ -68,7 +68,7 @@ fn offer(trainer: &mut Trainer, index: u64) -> Offered {
     trainer.offer_pair(&pair(index), source(index))
 }
 
-fn checkpoint(trainer: &Trainer) -> Vec<HostTensor> {
+pub(crate) fn checkpoint(trainer: &Trainer) -> Vec<HostTensor> {
     let mut tensors = trainer.serving_tensors();
     tensors.extend(trainer.training_state());
     tensors

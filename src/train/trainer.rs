@@ -29,6 +29,8 @@ pub enum TrainError {
     Load(#[from] LoadError),
     #[error("model.backbone: {0}")]
     Backbone(LoadError),
+    #[error("training cannot begin with these parameters: {0}")]
+    Parameters(LoadError),
 }
 
 /// Model, behavior-only twin, optimizers, label reservoir and progressive figures.
@@ -153,6 +155,27 @@ impl Trainer {
         let placement = placement(settings, tensors.precision())?;
         let trainer = super::state::restore(settings, placement, &mut tensors);
         tensors.finish()?;
+        Ok(trainer.expect("tensors without a fault make a trainer"))
+    }
+
+    /// A new trainer that begins with given parameters: exactly the tensors of a serving version, in
+    /// the precision that they have. Optimizers, reservoir and figures are those of a new model, the
+    /// twin has the same parameters, and the normalizer stays as it is given.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`]; or the tensors do not fit the settings, every fault named.
+    pub fn from_parameters(
+        settings: &Settings,
+        tensors: impl IntoIterator<Item = HostTensor>,
+    ) -> Result<Trainer, TrainError> {
+        let tensors: Vec<HostTensor> = tensors.into_iter().collect();
+        let mut map = TensorMap::new(tensors.iter().cloned());
+        for tensor in tensors.iter().filter(|tensor| !tensor.is_finite()) {
+            map.fault(format!("{} has a value that is not finite", tensor.name));
+        }
+        let placement = placement(settings, map.precision())?;
+        let trainer = super::state::begin_with(settings, placement, tensors, &mut map);
+        map.finish().map_err(TrainError::Parameters)?;
         Ok(trainer.expect("tensors without a fault make a trainer"))
     }
 
@@ -319,6 +342,16 @@ impl Trainer {
     /// Distinct pairs that a step has learned.
     pub fn preference_pairs_learned(&self) -> u64 {
         self.reservoir.learned()
+    }
+
+    /// Pairs that the label reservoir has ever taken in.
+    pub fn preference_pairs_taken(&self) -> u64 {
+        self.reservoir.arrived()
+    }
+
+    /// The precision of its parameters.
+    pub fn dtype(&self) -> Dtype {
+        self.placement.dtype
     }
 
     /// Pairs in the label reservoir: those never used, and those that were.

@@ -6,12 +6,11 @@ use serde::Serialize;
 
 use super::contenders::{Contender, Family, Kind};
 use super::{CompareError, Stream};
-use crate::contract::v1::{BehaviorGroup, Features, PreferencePair, sample};
+use crate::contract::v1::{BehaviorGroup, Features, HeldOutList, PreferencePair, sample};
 use crate::evaluate::held_out::rewards;
 use crate::evaluate::ranking::{RankingMetrics, RankingTally};
 use crate::model::{DropReason, Dtype};
 use crate::settings::Settings;
-use crate::simulate::HeldOutList;
 use crate::train::research::Baseline;
 use crate::train::{Offered, PairSource, StepReport, Trainer};
 
@@ -108,6 +107,9 @@ pub fn learn(
                     learner.offer(pair, source);
                 }
             }
+            sample::Sample::HeldOutList(_) => {
+                return Err(failed("a held-out list is in the stream".to_owned()));
+            }
         }
         if batch.len() >= settings.train.batch_groups {
             step(&mut learner, &mut batch)?;
@@ -152,7 +154,7 @@ fn rank(
     for list in lists {
         let features: Vec<&Features> = list.views.iter().filter_map(|view| view.features.as_ref()).collect();
         let rewards = rewards(&list.views, &settings.reward)?;
-        tally.add(HeldOutList::RELEVANT, &learner.score(&features)?, &rewards, settings.reward.margin);
+        tally.add(list.relevant as usize, &learner.score(&features)?, &rewards, settings.reward.margin);
     }
     Ok(tally.metrics())
 }

@@ -16,10 +16,11 @@ use std::thread;
 
 use serde::Serialize;
 
-use crate::contract::v1::sample;
+use crate::contract::v1::{HeldOutList, sample};
 use crate::settings::{Preset, Settings};
-use crate::simulate::{HeldOutList, Progress, SimulateError, World, WorldConfig, WorldError, samples};
+use crate::simulate::{SimulateError, World, WorldConfig, WorldError, samples};
 use crate::supervise::StopToken;
+use crate::telemetry::Progress;
 use crate::train::TrainError;
 
 use contenders::{Contender, contenders};

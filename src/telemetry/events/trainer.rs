@@ -72,6 +72,19 @@ impl TrainingBegins<'_> {
     }
 }
 
+/// The samples of a file are learned from here on.
+pub struct FileTrainingBegins<'a> {
+    pub path: &'a std::path::Path,
+    /// Of the model that it goes on with; 0 of a new one.
+    pub step: u64,
+}
+
+impl FileTrainingBegins<'_> {
+    pub fn emit(self) {
+        info!(samples = %self.path.display(), step = self.step, "training from a sample file begins");
+    }
+}
+
 /// Records were gone before they were learned; training goes on behind them.
 pub struct GapAccepted<'a> {
     pub topic: &'a str,
