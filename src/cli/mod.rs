@@ -54,12 +54,9 @@ enum Command {
     Simulate(simulate::Args),
     Demo(demo::Args),
     Train(offline::Args),
-    Evaluate(EvaluateArgs),
+    Evaluate(EvaluateCommand),
     Score(ScoreArgs),
     Follow(FollowCommand),
-    /// Train and rank the method, its baselines and ablations on the synthetic world.
-    #[cfg(feature = "research")]
-    Compare(crate::evaluate::compare::CompareArgs),
     /// Look at the versions of the model.
     #[command(subcommand)]
     Model(ModelCommand),
@@ -88,6 +85,20 @@ struct FollowCommand {
     /// Serve /healthz and /metrics here (telemetry.listen is where `easq run` does).
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
+}
+
+/// Measure a model, or the method against its baselines.
+#[derive(Args)]
+struct EvaluateCommand {
+    #[command(flatten)]
+    of_model: Option<EvaluateArgs>,
+    /// Train the method, its baselines and ablations on the synthetic world, and rank them.
+    #[cfg(feature = "research")]
+    #[arg(long, conflicts_with = "model")]
+    compare: bool,
+    #[cfg(feature = "research")]
+    #[command(flatten, next_help_heading = "With --compare")]
+    comparison: crate::evaluate::compare::CompareArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -138,10 +149,13 @@ impl Cli {
             Command::Simulate(args) => services::simulate(settings, args),
             Command::Demo(args) => services::demo(settings, args),
             Command::Train(args) => services::learn_file(settings, args),
-            Command::Evaluate(args) => printed(|out| Ok(evaluate(&settings, &args, out)?)),
-            Command::Follow(command) => services::follow(settings, command.args, command.listen),
             #[cfg(feature = "research")]
-            Command::Compare(args) => services::compare(settings, args),
+            Command::Evaluate(command) if command.compare => services::compare(settings, command.comparison),
+            Command::Evaluate(command) => {
+                let args = command.of_model.expect("required but for a comparison");
+                printed(|out| Ok(evaluate(&settings, &args, out)?))
+            }
+            Command::Follow(command) => services::follow(settings, command.args, command.listen),
             Command::Score(args) => printed(|out| Ok(score(&settings, &args, out)?)),
             Command::Model(command) => {
                 // Signals end it as they end any program that only reads.

@@ -37,9 +37,11 @@ const OPTIMISTIC: &str = "figures on a stream are optimistic where the model has
 pub struct EvaluateArgs {
     /// A folder that `easq train` wrote, or that `easq follow` keeps.
     #[arg(long, value_name = "DIR")]
+    #[cfg_attr(feature = "research", arg(required = false, required_unless_present = "compare"))]
     pub model: PathBuf,
     /// Held-out lists, groups or pairs (.pb or .jsonl), as `easq simulate` writes them.
     #[arg(long, value_name = "FILE")]
+    #[cfg_attr(feature = "research", arg(required = false, required_unless_present = "compare"))]
     pub samples: PathBuf,
     /// Print one JSON object instead of a table.
     #[arg(long)]

@@ -79,6 +79,17 @@ pub enum CompareError {
     Interrupted,
 }
 
+impl CompareError {
+    /// Whether other arguments or settings are the remedy.
+    pub(crate) fn is_usage(&self) -> bool {
+        matches!(self, Self::UnknownWorld { .. } | Self::UnknownContender(_) | Self::World(_))
+    }
+
+    pub(crate) fn is_interrupted(&self) -> bool {
+        matches!(self, Self::Interrupted)
+    }
+}
+
 /// A world to compare in.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct ComparedWorld {
