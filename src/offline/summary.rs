@@ -95,7 +95,7 @@ impl Summary {
         let none = String::new;
         row("steps", format!("{} (since it began: {})", self.steps, trainer.steps()), none());
         row("behavior groups", format!("{} with {} views", self.groups, self.views), none());
-        let (waiting, _) = trainer.reservoir_pairs();
+        let waiting = trainer.reservoir().never_used;
         row("preference pairs", format!("{}, {waiting} wait in the reservoir", self.pairs_learned), none());
         if self.skipped_batches > 0 {
             let (groups, pairs) = (self.skipped_groups, self.skipped_pairs);

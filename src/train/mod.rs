@@ -25,7 +25,7 @@ pub use crate::model::DropReason;
 pub use driver::{Driver, Stepped};
 pub use exit::end_process;
 pub use learn::Loss;
-pub use report::{BadBatch, BadBatches, BadRun, Offered, PairSource, StepReport};
+pub use report::{BadBatch, BadBatches, BadRun, Offered, PairSource, ReservoirFigures, StepReport};
 pub use state::behavior_only_tensors;
 pub use trainer::{TrainError, Trainer};
 

@@ -25,6 +25,19 @@ pub enum Offered {
     Dropped(DropReason),
 }
 
+/// The label reservoir.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct ReservoirFigures {
+    /// Pairs that were never drawn.
+    pub never_used: usize,
+    /// Pairs that were.
+    pub used: usize,
+    /// Draws per pair.
+    pub mean_draws: f64,
+    /// Steps since a pair came.
+    pub mean_age_steps: f64,
+}
+
 /// One step as it happened.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StepReport {

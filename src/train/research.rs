@@ -182,7 +182,7 @@ impl Baseline {
             _ if self.reservoir.is_full() => Offered::Full,
             (Ok((chosen, reward)), Ok((rejected, other))) => {
                 self.reward_differences.insert(source, reward - other);
-                self.reservoir.push(StoredPair::new(chosen, rejected, source));
+                self.reservoir.push(StoredPair::new(chosen, rejected, source, 0));
                 Offered::Taken
             }
         }

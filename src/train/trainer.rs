@@ -15,7 +15,7 @@ use super::learn::{Batch, Forward, Gradients, Loss, Objective, TwinForward, scor
 use super::optimizer::{Adam, MainGradients, MainOptimizer};
 use super::price::Price;
 use super::progressive::{Ranked, RunningMean, Window};
-use super::report::{BadBatch, Offered, PairSource, StepReport};
+use super::report::{BadBatch, Offered, PairSource, ReservoirFigures, StepReport};
 use super::reservoir::{Reservoir, StoredPair};
 use super::results::{Norms, Results, ranked_pairs};
 
@@ -194,7 +194,7 @@ impl Trainer {
         let views = views.upload(self.placement.kind(), self.placement.device);
         let [model, twin] = score_pair(&self.model, &self.twin, &views);
         self.preference.push(Ranked::new(model.0 - model.1, twin.0 - twin.1));
-        self.reservoir.push(StoredPair::new(chosen.clone(), rejected.clone(), source));
+        self.reservoir.push(StoredPair::new(chosen.clone(), rejected.clone(), source, self.steps));
         Offered::Taken
     }
 
@@ -354,9 +354,9 @@ impl Trainer {
         self.placement.dtype
     }
 
-    /// Pairs in the label reservoir: those never used, and those that were.
-    pub fn reservoir_pairs(&self) -> (usize, usize) {
-        self.reservoir.counts()
+    /// What the label reservoir holds.
+    pub fn reservoir(&self) -> ReservoirFigures {
+        self.reservoir.figures(self.steps)
     }
 
     /// That of the settings, and of the checkpoint if it was restored from one.

@@ -317,7 +317,7 @@ impl Learner {
     fn report(&self, report: &StepReport, elapsed: Duration) {
         told::parts_dropped(&report.dropped);
         let progressive = self.trainer.progressive();
-        let (never_used_pairs, used_pairs) = self.trainer.reservoir_pairs();
+        let reservoir = self.trainer.reservoir();
         let losses: Vec<(&'static str, f64)> = [
             ("main", report.loss_main),
             ("satisfaction", report.loss_satisfaction),
@@ -355,8 +355,10 @@ impl Learner {
             dead_gates: &report.dead_gates,
             all_gates_dead: report.all_gates_dead,
             scores: &scores,
-            never_used_pairs,
-            used_pairs,
+            never_used_pairs: reservoir.never_used,
+            used_pairs: reservoir.used,
+            mean_draws: reservoir.mean_draws,
+            mean_age_steps: reservoir.mean_age_steps,
         }
         .emit();
     }

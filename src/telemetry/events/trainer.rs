@@ -203,6 +203,9 @@ pub struct StepTrained<'a> {
     pub scores: &'a [(&'static str, &'static str, f64)],
     pub never_used_pairs: usize,
     pub used_pairs: usize,
+    /// Per pair in the reservoir.
+    pub mean_draws: f64,
+    pub mean_age_steps: f64,
 }
 
 impl StepTrained<'_> {
@@ -225,6 +228,8 @@ impl StepTrained<'_> {
         self.emit_health();
         gauge!(names::TRAIN_RESERVOIR_PAIRS, "state" => "never_used").set(self.never_used_pairs as f64);
         gauge!(names::TRAIN_RESERVOIR_PAIRS, "state" => "used").set(self.used_pairs as f64);
+        gauge!(names::TRAIN_RESERVOIR_DRAWS).set(self.mean_draws);
+        gauge!(names::TRAIN_RESERVOIR_AGE).set(self.mean_age_steps);
         debug!(step = self.step, groups = self.groups, pairs = self.pairs, losses = ?self.losses, "step");
     }
 
