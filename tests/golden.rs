@@ -71,6 +71,9 @@ const SATISFACTION_GROUP: [&str; 10] = [
     "satisfaction.experts.output.bias",
 ];
 
+/// Rounding of the larger elements of a tensor reaches the smaller ones through sums.
+const FLOOR: f64 = 1e-2;
+
 /// Values by parameter name, row by row.
 type Tensors = BTreeMap<String, Vec<f64>>;
 
@@ -367,7 +370,8 @@ fn set_values(tensor: &mut HostTensor, values: &[f64]) {
     };
 }
 
-/// The largest deviation seen so far: relative, absolute below 1.
+/// The largest deviation seen so far: relative, and below [`FLOOR`] of the largest element of its
+/// tensor relative to that.
 struct Comparison {
     case: &'static str,
     adapter: bool,
@@ -399,8 +403,10 @@ impl Comparison {
     fn values(&mut self, actual: &[f64], expected: &[f64], what: impl Into<String>) {
         let what = what.into();
         assert_eq!(actual.len(), expected.len(), "{}: {what}", self.case);
+        let largest = expected.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
         for (index, (actual, expected)) in actual.iter().zip(expected).enumerate() {
-            let deviation = (actual - expected).abs() / expected.abs().max(1.0);
+            let scale = expected.abs().max(FLOOR * largest);
+            let deviation = if actual == expected { 0.0 } else { (actual - expected).abs() / scale };
             // Not a number is not within any bound.
             if deviation > self.worst || deviation.is_nan() {
                 self.worst = if deviation.is_nan() { f64::INFINITY } else { deviation };

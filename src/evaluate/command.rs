@@ -63,7 +63,7 @@ pub enum EvaluateCommandError {
     Score { path: PathBuf, number: u64, source: ScoreError },
     #[error("'{}', sample {number}: it is no sample that this version knows; a newer easq may have written it", path.display())]
     UnknownSample { path: PathBuf, number: u64 },
-    #[error("'{}' holds nothing to evaluate on: {lists} lists with a pair of unlike rewards, {left_out} views and pairs left out", path.display())]
+    #[error("'{}' holds nothing to evaluate on: none of {lists} lists has a pair of views with unlike rewards, {left_out} views and pairs were left out", path.display())]
     Nothing { path: PathBuf, lists: u64, left_out: u64 },
     #[error("standard output: {0}")]
     Output(#[from] io::Error),

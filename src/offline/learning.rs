@@ -15,7 +15,7 @@ use crate::trainer::told;
 pub struct Learning {
     path: PathBuf,
     /// A group needs no name: nothing is reported of one.
-    driver: Driver<()>,
+    driver: Driver<Trainer, ()>,
     bad_batches: BadRun,
     number: u64,
     summary: Summary,
@@ -40,17 +40,17 @@ impl Learning {
     /// It is not there to be learned, or too many batches in a row were bad.
     pub fn take(&mut self, sample: v1::Sample) -> Result<bool, TrainFileError> {
         self.number += 1;
-        let stepped = match sample.sample {
-            Some(sample::Sample::BehaviorGroup(group)) => self.driver.take_group((), group),
+        match sample.sample {
+            Some(sample::Sample::BehaviorGroup(group)) => {
+                let stepped = self.driver.take_group((), group);
+                self.settle(stepped)
+            }
             Some(sample::Sample::PreferencePair(pair)) => self.take_pair(&pair),
             Some(sample::Sample::HeldOutList(_)) => {
-                return Err(TrainFileError::HeldOut { path: self.path.clone(), number: self.number });
+                Err(TrainFileError::HeldOut { path: self.path.clone(), number: self.number })
             }
-            None => {
-                return Err(TrainFileError::UnknownSample { path: self.path.clone(), number: self.number });
-            }
-        };
-        self.settle(stepped)
+            None => Err(TrainFileError::UnknownSample { path: self.path.clone(), number: self.number }),
+        }
     }
 
     /// Learns what is open at the end of the samples.
@@ -63,12 +63,18 @@ impl Learning {
         Ok(())
     }
 
-    fn take_pair(&mut self, pair: &v1::PreferencePair) -> Option<Stepped<()>> {
+    fn take_pair(&mut self, pair: &v1::PreferencePair) -> Result<bool, TrainFileError> {
         // Its number among all pairs that the model has taken in, not its place in the file: a
         // stream that is learned in two files leaves the same reservoir as in one.
-        let number = self.driver.trainer().preference_pairs_taken();
+        let number = self.driver.learner().preference_pairs_taken();
         let source = PairSource { partition: 0, offset: i64::try_from(number).unwrap_or(i64::MAX) };
-        let (offered, stepped) = self.driver.take_pair(pair, source);
+        let (mut offered, stepped) = self.driver.take_pair(pair, source);
+        let mut has_stepped = self.settle(stepped)?;
+        while offered == Offered::Full {
+            let (again, stepped) = self.driver.take_pair(pair, source);
+            offered = again;
+            has_stepped |= self.settle(stepped)?;
+        }
         match offered {
             Offered::Taken => {
                 self.summary.pairs_taken += 1;
@@ -80,9 +86,9 @@ impl Learning {
                 SampleDropped { kind: "pair", reason: reason.as_str(), topic, partition: 0, offset }.emit();
                 self.summary.drop_pair(reason);
             }
-            Offered::Full => unreachable!("a step makes room, as the settings are checked for"),
+            Offered::Full => unreachable!("offered until there was room"),
         }
-        stepped
+        Ok(has_stepped)
     }
 
     fn settle(&mut self, stepped: Option<Stepped<()>>) -> Result<bool, TrainFileError> {
@@ -111,7 +117,7 @@ impl Learning {
     }
 
     pub fn trainer(&self) -> &Trainer {
-        self.driver.trainer()
+        self.driver.learner()
     }
 
     pub fn summary(&self) -> &Summary {

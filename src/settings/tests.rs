@@ -165,6 +165,8 @@ fn relations_between_settings_are_checked() {
         (&["model.satisfaction_experts=4"], "model.satisfaction_experts"),
         (&["train.dpo=pairs", "train.reservoir_reuse=4"], "train.reservoir_reuse"),
         (&["train.behavior_budget_points=0"], "train.behavior_budget_points"),
+        (&["train.behavior_budget_points=inf"], "train.behavior_budget_points"),
+        (&["train.dpo_weight=inf"], "train.dpo_weight"),
         (&["join.behavior_sample_rate=1.5"], "join.behavior_sample_rate"),
         (&["join.behavior_sample_rate=nan"], "join.behavior_sample_rate"),
         (&["topics.late=no spaces"], "topics.late"),

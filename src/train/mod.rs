@@ -22,7 +22,7 @@ mod state;
 mod trainer;
 
 pub use crate::model::DropReason;
-pub use driver::{Driver, Stepped};
+pub use driver::{Driver, Learner, Stepped};
 pub use exit::end_process;
 pub use learn::Loss;
 pub use report::{BadBatch, BadBatches, BadRun, Offered, PairSource, ReservoirFigures, StepReport};

@@ -211,11 +211,12 @@ impl Reservoir {
         ]
     }
 
-    /// Puts the saved state in place of this one's; `usable` looks at each view. None when the
+    /// Puts the saved state, of after `steps` steps, in place of this one's; `usable` looks at each view. None when the
     /// tensors do not fit, which they remember.
     pub(super) fn load(
         mut self,
         tensors: &mut TensorMap,
+        steps: u64,
         usable: impl Fn(&Features) -> bool,
     ) -> Option<Reservoir> {
         let counts = tensors.take_i64(COUNTS, Some(2));
@@ -230,7 +231,7 @@ impl Reservoir {
         };
         let arrivals = match tensors.has(ARRIVALS) {
             true => tensors.take_i64(ARRIVALS, Some(uses.len()))?,
-            false => vec![0; uses.len()],
+            false => vec![steps.cast_signed(); uses.len()],
         };
         for ((&uses, &source), arrived_at) in uses.iter().zip(sources.as_chunks().0).zip(arrivals) {
             let mut next = || Features::decode_length_delimited(&mut records).ok().filter(&usable);
@@ -367,7 +368,7 @@ mod tests {
         let mut tensors = reservoir.save();
         tensors.retain(|tensor| tensor.name != SOURCES);
         let empty = Reservoir::new(64, 4, Reuse::Fixed(3), 7);
-        let mut restored = empty.load(&mut TensorMap::new(tensors), |_| true).expect("it fits");
+        let mut restored = empty.load(&mut TensorMap::new(tensors), 0, |_| true).expect("it fits");
         restored.push(pair(6));
         let draws = [restored.draw(), restored.draw()];
         assert_eq!(
@@ -386,7 +387,7 @@ mod tests {
         (0..9).for_each(|_| drop(reservoir.draw()));
         let mut tensors = TensorMap::new(reservoir.save());
         let empty = Reservoir::new(64, 4, Reuse::Auto, 7);
-        let mut restored = empty.load(&mut tensors, |_| true).expect("what was saved fits");
+        let mut restored = empty.load(&mut tensors, 0, |_| true).expect("what was saved fits");
         tensors.finish().expect("nothing is left over");
         assert_eq!(restored.pairs, reservoir.pairs);
         for _ in 0..30 {
@@ -404,7 +405,8 @@ mod tests {
         assert_eq!((figures.never_used, figures.used), (6, 4));
         assert_eq!((figures.mean_draws, figures.mean_age_steps), (0.4, (8.0 * 5.0 + 2.0 * 4.0) / 10.0));
         let mut tensors = TensorMap::new(reservoir.save());
-        let loaded = Reservoir::new(16, 4, Reuse::Fixed(4), 9).load(&mut tensors, |_| true).expect("it fits");
+        let loaded =
+            Reservoir::new(16, 4, Reuse::Fixed(4), 9).load(&mut tensors, 0, |_| true).expect("it fits");
         assert_eq!(loaded.figures(5), figures);
         assert_eq!(Reservoir::new(16, 4, Reuse::Fixed(4), 9).figures(5), ReservoirFigures::default());
     }

@@ -150,12 +150,14 @@ pub(super) fn restore_as(
         load_main_optimizer(&mut trainer.twin_optimizer, TWIN_OPTIMIZER, &trainer.twin, tensors),
         load_adam(&mut trainer.satisfaction_adam, SATISFACTION_OPTIMIZER, tensors),
     ];
-    let reservoir = trainer.reservoir.load(tensors, |view| check_features(&architecture, Some(view)).is_ok());
+    let counts = tensors.take_i64(COUNTS, Some(2));
+    let steps = counts.as_ref().map_or(0, |counts| counts[0].cast_unsigned());
+    let reservoir =
+        trainer.reservoir.load(tensors, steps, |view| check_features(&architecture, Some(view)).is_ok());
     let behavior = trainer.behavior.load(tensors);
     let preference = trainer.preference.load(tensors);
     let price = trainer.price.load(tensors);
     let losses = tensors.take(LOSSES, &[Dtype::F64], &[Some(3)]);
-    let counts = tensors.take_i64(COUNTS, Some(2));
 
     scaling?;
     optimizers.into_iter().collect::<Option<()>>()?;

@@ -29,6 +29,8 @@ pub enum TrainError {
     Load(#[from] LoadError),
     #[error("model.backbone: {0}")]
     Backbone(LoadError),
+    #[error("model.backbone = \"{0}\" names tensors that are not given here")]
+    NoBackbone(String),
     #[error("training cannot begin with these parameters: {0}")]
     Parameters(LoadError),
 }
@@ -62,7 +64,8 @@ impl Trainer {
     /// A new model, drawn from `model.seed` alone.
     ///
     /// # Errors
-    /// `train.device` is unknown or not there.
+    /// `train.device` is unknown or not there; or `model.backbone` asks for
+    /// [`adapting`](Trainer::adapting).
     pub fn new(settings: &Settings) -> Result<Trainer, TrainError> {
         Trainer::with_dtype(settings, Dtype::F32)
     }
@@ -72,6 +75,7 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::new`].
     pub fn with_dtype(settings: &Settings, dtype: Dtype) -> Result<Trainer, TrainError> {
+        check_no_backbone(settings)?;
         let placement = placement(settings, dtype)?;
         Ok(super::state::create(settings, placement))
     }
@@ -87,7 +91,16 @@ impl Trainer {
         dtype: Dtype,
         backbone: impl IntoIterator<Item = HostTensor>,
     ) -> Result<Trainer, TrainError> {
-        let mut tensors = TensorMap::new(backbone);
+        let backbone: Vec<HostTensor> = backbone.into_iter().collect();
+        let mut tensors = TensorMap::new(backbone.iter().cloned());
+        // In the precision of training: what is finite in the file may be too large for it.
+        let is_finite =
+            |value: f64| if dtype == Dtype::F32 { (value as f32).is_finite() } else { value.is_finite() };
+        for tensor in &backbone {
+            if !tensor.to_f64().is_none_or(|values| values.into_iter().all(is_finite)) {
+                tensors.fault(format!("{} has a value that is not finite", tensor.name));
+            }
+        }
         let trainer = super::state::adapt(settings, placement(settings, dtype)?, &mut tensors);
         tensors.finish().map_err(TrainError::Backbone)?;
         Ok(trainer.expect("tensors without a fault make a trainer"))
@@ -388,6 +401,14 @@ impl Trainer {
 fn without_mixture(settings: &Settings) -> Architecture {
     let architecture = Architecture::from_settings(settings);
     Architecture { gated: false, main_experts: 1, satisfaction_experts: 1, ..architecture }
+}
+
+/// Drawn, a frozen backbone would stay random for ever.
+pub(super) fn check_no_backbone(settings: &Settings) -> Result<(), TrainError> {
+    match settings.model.backbone.as_str() {
+        "" => Ok(()),
+        path => Err(TrainError::NoBackbone(path.to_owned())),
+    }
 }
 
 pub(super) fn placement(settings: &Settings, dtype: Dtype) -> Result<Placement, TrainError> {

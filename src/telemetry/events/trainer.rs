@@ -187,11 +187,11 @@ pub struct StepTrained<'a> {
     pub losses: &'a [(&'static str, f64)],
     /// Progressive win rates by model (`model`, `twin`) and kind (`behavior`, `preference`).
     pub win_rates: &'a [(&'static str, &'static str, f64)],
-    /// Gradient norms by group of parameters, before clipping.
     /// λ2
     pub dpo_weight: f64,
     /// Share of the behavior pairs that alignment costs.
     pub behavior_cost: f64,
+    /// Gradient norms by group of parameters, before clipping.
     pub gradient_norms: &'a [(&'static str, f64)],
     pub clipped: bool,
     pub drew_pairs: bool,
