@@ -111,7 +111,7 @@ fn assert_same_bytes(left: &Path, right: &Path) {
 }
 
 /// Learns in this process; the positions behind which no batch is open, and how many batches pairs closed.
-fn learn(driver: &mut Driver<()>, samples: &[Sample]) -> (Vec<usize>, usize) {
+fn learn(driver: &mut Driver<Trainer, ()>, samples: &[Sample]) -> (Vec<usize>, usize) {
     let (mut complete, mut by_pairs) = (Vec::new(), 0);
     for (index, sample) in samples.iter().enumerate() {
         match sample.sample.as_ref().expect("a sample") {
@@ -119,7 +119,7 @@ fn learn(driver: &mut Driver<()>, samples: &[Sample]) -> (Vec<usize>, usize) {
                 complete.extend(driver.take_group((), group.clone()).map(|_| index + 1));
             }
             sample::Sample::PreferencePair(pair) => {
-                let offset = driver.trainer().preference_pairs_taken() as i64;
+                let offset = driver.learner().preference_pairs_taken() as i64;
                 let (offered, stepped) = driver.take_pair(pair, PairSource { partition: 0, offset });
                 assert_eq!(offered, Offered::Taken);
                 by_pairs += usize::from(stepped.is_some());
@@ -158,7 +158,7 @@ fn invariant_10_runs_on_one_file_give_the_same_bytes_and_so_does_a_stream_learne
     let (complete, by_pairs) = learn(&mut driver, &samples);
     assert!(by_pairs > 0, "no full reservoir has closed a batch");
     let written = files::read_folder(&at("once")).expect("a folder of files");
-    assert!(sorted(written) == all_tensors(driver.trainer()), "the command has learned something else");
+    assert!(sorted(written) == all_tensors(driver.learner()), "the command has learned something else");
 
     let cut = complete[complete.len() / 2];
     write(&at("first.jsonl"), &samples[..cut]);
@@ -172,7 +172,7 @@ fn invariant_10_runs_on_one_file_give_the_same_bytes_and_so_does_a_stream_learne
     assert_same_bytes(&at("once"), &at("from-state"));
 
     let manifest = files::read_manifest(&at("resumed")).expect("a manifest");
-    let trainer = driver.trainer();
+    let trainer = driver.learner();
     assert_eq!(manifest.step, trainer.steps());
     assert_eq!(manifest.behavior_groups_learned, trainer.behavior_groups_learned());
     assert_eq!(manifest.preference_pairs_learned, trainer.preference_pairs_learned());
@@ -239,7 +239,7 @@ fn a_file_of_parameters_is_where_training_begins_with_all_else_new() {
     let mut driver = Driver::new(trainer, settings.train.batch_groups);
     learn(&mut driver, &read(stream));
     let written = sorted(files::read_folder(&second).expect("a folder of files"));
-    assert!(written == all_tensors(driver.trainer()), "the command has learned something else");
+    assert!(written == all_tensors(driver.learner()), "the command has learned something else");
     for statistic in ["normalizer.mean", "normalizer.std"] {
         let of = |tensors: &[HostTensor]| tensors.iter().find(|tensor| tensor.name == statistic).cloned();
         assert_eq!(of(&written), of(&parameters), "frozen");

@@ -126,7 +126,7 @@ fn every_fault_is_reported_with_key_value_and_origin() {
     for expected in [
         "join.windw_ms = \"5\" (--set): there is no such setting; did you mean join.window_ms?".to_owned(),
         "--set join: has no value; write --set section.key=value".to_owned(),
-        format!("train.learning_rate = -1 ({origin}): must be greater than 0"),
+        format!("train.learning_rate = -1 ({origin}): must be a number greater than 0"),
         format!("train.dpo = \"sometimes\" ({origin}): must be one of `live`, `pairs`, `off`"),
         format!("joiner.instances = 1.5 ({origin}): must be a whole number that is not negative"),
         "publish.keep_versions = \"many\" (environment EASQ__PUBLISH__KEEP_VERSIONS): \
