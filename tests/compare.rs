@@ -94,3 +94,29 @@ fn what_is_not_there_to_compare_is_named_with_what_is() {
     assert_eq!(status.code(), Some(2), "{printed}");
     assert!(printed.contains("'nobody'"), "{printed}");
 }
+
+/// The seed decides the world and the initial values: this is one run of the control, and what it must
+/// come to.
+#[test]
+fn the_price_that_is_stated_is_paid_in_the_stream() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let arguments = [
+        ["--views", "150000"],
+        ["--seeds", "1"],
+        ["--worlds", "dense"],
+        ["--contenders", "budget"],
+        ["--output", folder.path().to_str().expect("a path in UTF-8")],
+    ];
+    let arguments = ["evaluate", "--compare"].into_iter().chain(arguments.into_iter().flatten());
+    let (status, printed) = Easq::run(arguments, DEADLINE);
+    assert!(status.success(), "{printed}");
+    let report = report(folder.path());
+    let mut weights = Vec::new();
+    for budget in [0.5, 1.0, 2.0] {
+        let row = summary(&report, &format!("easq, budget {budget}"));
+        let paid = row["stream_cost_points"]["mean"].as_f64().expect("a number");
+        assert!((paid - budget).abs() < 0.25, "budget {budget}: {paid} points paid in the stream");
+        weights.push(row["dpo_weight"]["mean"].as_f64().expect("a number"));
+    }
+    assert!(weights.is_sorted() && weights[0] < 0.3 && weights[2] > 0.3, "{weights:?}");
+}

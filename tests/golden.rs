@@ -486,7 +486,7 @@ fn each_case_in_both_precisions(compare: impl Fn(&Case, Dtype, &mut Comparison))
 }
 
 #[test]
-fn every_golden_case_is_compared_or_awaits_what_it_is_about() {
+fn every_golden_case_is_compared_here_or_as_one_of_research() {
     let file_name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
     let files: BTreeSet<_> = fs::read_dir(cases()).unwrap().map(file_name).collect();
     let named: BTreeSet<_> =
