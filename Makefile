@@ -69,6 +69,10 @@ interop: setup-build setup-kafka ## Load published models as rankers do: PyTorch
 chaos: setup-build setup-kafka ## Kill, freeze and cut everything, then verify (SEED=drawn MINUTES=3 BROKERS=1|3)
 	cargo test $(FEATURES) --test chaos -- --minutes $(MINUTES) --brokers $(BROKERS) $(if $(filter command line environment,$(origin SEED)),--seed $(SEED))
 
+.PHONY: compare
+compare: setup-build ## Rank the method, its baselines and ablations on the synthetic world (ARGS=--quick)
+	cargo run --release $(FEATURES) -- evaluate --compare --output build/comparison $(ARGS)
+
 .PHONY: bench
 bench: setup-build setup-kafka ## Measure what speed depends on (ARGS=... for criterion, RESTARTS=10 of a joiner, UPDATES=200 of a model)
 	cargo bench --bench join --bench train_step -- $(ARGS)

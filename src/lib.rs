@@ -67,6 +67,7 @@ pub mod model;
 pub mod train;
 pub mod publish;
 mod trainer;
+mod offline;
 pub mod simulate;
 mod evaluate;
 mod demo;

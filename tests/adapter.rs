@@ -153,6 +153,33 @@ fn a_missing_an_extra_and_a_misshapen_tensor_are_named_together() {
 }
 
 #[test]
+fn a_backbone_with_a_value_that_is_not_finite_in_the_precision_of_training_is_refused_by_name() {
+    let with = |name: &str, value: f64| {
+        let mut tensors = backbone(Dtype::F64);
+        let tensor = tensors.iter_mut().find(|tensor| tensor.name == name).unwrap();
+        let mut values = tensor.to_f64().unwrap();
+        *values.last_mut().unwrap() = value;
+        *tensor = HostTensor::from_f64(name, tensor.shape.clone(), &values);
+        Trainer::adapting(&settings(), Dtype::F32, tensors).err().map(|error| error.to_string())
+    };
+    assert_eq!(with("normalizer.mean", 1.0), None);
+    for (name, value) in [
+        ("normalizer.mean", f64::NAN),
+        ("embeddings.user.weight", f64::INFINITY),
+        ("projection.weight", 1e39),
+    ] {
+        let error = with(name, value).expect("refused");
+        assert!(error.contains(&format!("{name} has a value that is not finite")), "{error}");
+    }
+}
+
+#[test]
+fn no_trainer_begins_with_a_backbone_that_nobody_gave() {
+    let error = Trainer::new(&settings()).err().expect("refused").to_string();
+    assert!(error.contains("model.backbone = \"made elsewhere\""), "{error}");
+}
+
+#[test]
 fn another_backbone_than_the_one_that_was_trained_on_is_refused_by_name() {
     let mut other = backbone(Dtype::F32);
     let bias = other.iter_mut().find(|tensor| tensor.name == "projection.bias").unwrap();

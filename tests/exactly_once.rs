@@ -161,15 +161,16 @@ fn a_frozen_joiner_that_wakes_up_commits_nothing_of_what_others_have_taken_over(
         numbers.map(|(topic, number)| joiners::committed(&line, &topic, number)).collect()
     };
     let taken_over = positions();
-    frozen.process.signal("CONT");
     let mut frozen = frozen;
+    let assigned = |frozen: &Joiner| frozen.process.output().matches("partitions assigned").count();
+    let before = assigned(&frozen);
+    frozen.process.signal("CONT");
     // It is a member again, or the broker has fenced it and it says so: a supervisor starts it anew.
     let ended = eventually_some(SOON, "the frozen one rejoins or ends", || {
         if !frozen.process.is_running() {
             return Some(true);
         }
-        let assigned = frozen.process.output().matches("partitions assigned").count();
-        (assigned > 1).then_some(false)
+        (assigned(&frozen) > before).then_some(false)
     });
     assert_eq!(positions(), taken_over, "the frozen one has moved the group back");
     if ended {

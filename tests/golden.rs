@@ -71,6 +71,9 @@ const SATISFACTION_GROUP: [&str; 10] = [
     "satisfaction.experts.output.bias",
 ];
 
+/// Rounding of the larger elements of a tensor reaches the smaller ones through sums.
+const FLOOR: f64 = 1e-2;
+
 /// Values by parameter name, row by row.
 type Tensors = BTreeMap<String, Vec<f64>>;
 
@@ -367,7 +370,8 @@ fn set_values(tensor: &mut HostTensor, values: &[f64]) {
     };
 }
 
-/// The largest deviation seen so far: relative, absolute below 1.
+/// The largest deviation seen so far: relative, and below [`FLOOR`] of the largest element of its
+/// tensor relative to that.
 struct Comparison {
     case: &'static str,
     adapter: bool,
@@ -383,8 +387,9 @@ impl Comparison {
             // off by up to e⁻²⁰ = 2e-9.
             (Dtype::F64, "extreme-values") => 5e-9,
             (Dtype::F64, _) => 1e-9,
-            // There differences of scores in the hundreds are rounded to 3e-5.
-            (_, "extreme-values") => 5e-4,
+            // There differences of scores in the hundreds are rounded to 3e-5, and Adam's steps by small
+            // gradients follow the rounding.
+            (_, "extreme-values") => 5e-3,
             _ => 1e-4,
         };
         Comparison {
@@ -399,8 +404,10 @@ impl Comparison {
     fn values(&mut self, actual: &[f64], expected: &[f64], what: impl Into<String>) {
         let what = what.into();
         assert_eq!(actual.len(), expected.len(), "{}: {what}", self.case);
+        let largest = expected.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
         for (index, (actual, expected)) in actual.iter().zip(expected).enumerate() {
-            let deviation = (actual - expected).abs() / expected.abs().max(1.0);
+            let scale = expected.abs().max(FLOOR * largest).max(f64::from(f32::MIN_POSITIVE));
+            let deviation = (actual - expected).abs() / scale;
             // Not a number is not within any bound.
             if deviation > self.worst || deviation.is_nan() {
                 self.worst = if deviation.is_nan() { f64::INFINITY } else { deviation };
@@ -479,7 +486,7 @@ fn each_case_in_both_precisions(compare: impl Fn(&Case, Dtype, &mut Comparison))
 }
 
 #[test]
-fn every_golden_case_is_compared_or_awaits_what_it_is_about() {
+fn every_golden_case_is_compared_here_or_as_one_of_research() {
     let file_name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
     let files: BTreeSet<_> = fs::read_dir(cases()).unwrap().map(file_name).collect();
     let named: BTreeSet<_> =

@@ -12,7 +12,7 @@ use easq::contract::v1::{
 };
 use easq::model::{Dtype, HostTensor};
 use easq::settings::{Dpo, Settings, SparseField};
-use easq::train::research::{Baseline, Method};
+use easq::train::research::{Baseline, Method, MethodLosses};
 use easq::train::{Offered, Trainer};
 use learning::source;
 use serde::Deserialize;
@@ -107,6 +107,24 @@ struct State {
     main_adam: AdamState,
     satisfaction_adam: AdamState,
     adagrad: Tensors,
+    twin: Twin,
+    losses: Losses,
+}
+
+#[derive(Deserialize)]
+struct Twin {
+    parameters: Tensors,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Losses {
+    main: Option<f64>,
+    satisfaction: Option<f64>,
+    dpo: Option<f64>,
+    /// Of one method.
+    #[serde(default)]
+    same_path: Option<Option<f64>>,
 }
 
 #[derive(Deserialize)]
@@ -245,7 +263,7 @@ enum Learner {
 }
 
 impl Learner {
-    fn step(&mut self, groups: &[BehaviorGroup], pairs: &[(usize, PreferencePair)]) {
+    fn step(&mut self, groups: &[BehaviorGroup], pairs: &[(usize, PreferencePair)]) -> MethodLosses {
         for (index, pair) in pairs {
             let offered = match self {
                 Self::Baseline(baseline) => baseline.offer_pair(pair, source(*index)),
@@ -254,8 +272,12 @@ impl Learner {
             assert_eq!(offered, Offered::Taken);
         }
         match self {
-            Self::Baseline(baseline) => baseline.step(groups),
-            Self::WithoutMixture(trainer) => _ = trainer.step(groups).expect("a good step"),
+            Self::Baseline(baseline) => baseline.step(groups).expect("a good step"),
+            Self::WithoutMixture(trainer) => {
+                let report = trainer.step(groups).expect("a good step");
+                let (main, satisfaction) = (report.loss_main, report.loss_satisfaction);
+                MethodLosses { main, satisfaction, dpo: report.loss_dpo, same_path: None }
+            }
         }
     }
 
@@ -269,9 +291,12 @@ impl Learner {
 
 fn assert_close(actual: &[f64], expected: &[f64], bound: f64, what: &str) {
     assert_eq!(actual.len(), expected.len(), "{what}");
+    let largest = expected.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
     for (actual, expected) in actual.iter().zip(expected) {
-        let deviation = (actual - expected).abs() / expected.abs().max(1.0);
-        assert!(deviation <= bound, "{what}: {actual}, expected {expected}");
+        // Rounding of the larger elements reaches the smaller ones through sums.
+        let scale = expected.abs().max(1e-2 * largest);
+        let deviation = (actual - expected).abs();
+        assert!(deviation <= bound * scale, "{what}: {actual}, expected {expected}");
     }
 }
 
@@ -289,6 +314,13 @@ fn compare(state: &[HostTensor], expected: &State, bound: f64, what: &str) {
         compared += 1;
     }
     assert!(compared >= 2 + 2 + 4 + 2, "{what}: embeddings, projection, a head, statistics");
+    for own in state.iter().filter(|tensor| !tensor.name.contains(".ad")) {
+        // Only an ablation of the method itself has a twin.
+        if let Some(name) = own.name.strip_prefix("training.twin.") {
+            let golden = &expected.twin.parameters[name];
+            assert_close(&own.to_f64().expect("numbers"), golden, bound, &format!("{what} twin's {name}"));
+        }
+    }
     let adams = [
         ("training.main", &expected.main_adam, &MAIN_GROUP[..]),
         ("training.satisfaction", &expected.satisfaction_adam, &SATISFACTION_GROUP[..]),
@@ -327,9 +359,22 @@ fn baselines_and_ablations_step_as_an_independent_program_does() {
                 let pairs = if offers { batch.pairs() } else { Vec::new() };
                 let pairs: Vec<_> = (offered..).zip(pairs).collect();
                 offered += pairs.len();
-                learner.step(&batch.groups(), &pairs);
+                let losses = learner.step(&batch.groups(), &pairs);
                 if let Some(expected) = case.after.get(&(step + 1)) {
                     let what = format!("{name} {dtype:?} after {} steps:", step + 1);
+                    for (actual, expected) in [
+                        (losses.main, expected.losses.main),
+                        (losses.satisfaction, expected.losses.satisfaction),
+                        (losses.dpo, expected.losses.dpo),
+                        (losses.same_path, expected.losses.same_path.flatten()),
+                    ] {
+                        assert_close(
+                            actual.as_slice(),
+                            expected.as_slice(),
+                            bound,
+                            &format!("{what} losses"),
+                        );
+                    }
                     compare(&learner.state(), expected, bound, &what);
                 }
             }

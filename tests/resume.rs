@@ -2,7 +2,7 @@
 
 mod learning;
 
-use easq::model::HostTensor;
+use easq::model::{Dtype, HostTensor};
 use easq::settings::{Dpo, Switch};
 use easq::train::{TrainError, Trainer};
 use learning::{Samples, checkpoint, differences, settings, source};
@@ -19,28 +19,42 @@ fn advance(trainer: &mut Trainer, samples: &mut Samples, steps: usize) {
 
 #[test]
 fn a_restored_trainer_goes_on_bit_for_bit() {
-    for (dpo, price_control) in [(Dpo::Live, Switch::On), (Dpo::Live, Switch::Off), (Dpo::Pairs, Switch::Off)]
-    {
+    let (live, pairs, off) = (Dpo::Live, Dpo::Pairs, Dpo::Off);
+    let (on, fixed) = (Switch::On, Switch::Off);
+    // λ2 moves from step 101 on.
+    let cases = [
+        (live, on, Dtype::F32, 1),
+        (live, on, Dtype::F32, 37),
+        (live, on, Dtype::F32, 110),
+        (live, on, Dtype::F64, 25),
+        (live, fixed, Dtype::F32, 25),
+        (pairs, on, Dtype::F32, 110),
+        (pairs, fixed, Dtype::F32, 25),
+        (off, on, Dtype::F32, 25),
+    ];
+    for (dpo, price_control, dtype, steps) in cases {
+        let what = format!("{dpo:?} {price_control:?} {dtype:?} after {steps} steps");
         let mut settings = settings(dpo);
         settings.train.price_control = price_control;
         settings.train.reservoir_pairs = 256;
         settings.train.normalizer_views = 5_000;
         settings.train.progressive_pairs = 3_000;
         let mut samples = Samples::new(10);
-        let mut uninterrupted = Trainer::new(&settings).unwrap();
-        // λ2 moves from step 101 on.
-        advance(&mut uninterrupted, &mut samples, if price_control == Switch::On { 110 } else { 25 });
+        let mut uninterrupted = Trainer::with_dtype(&settings, dtype).unwrap();
+        advance(&mut uninterrupted, &mut samples, steps);
 
         let saved = checkpoint(&uninterrupted);
+        let weight = learning::tensor(&saved, "training.price").to_f64().unwrap()[0];
+        assert_eq!(weight != 0.3, dpo == off || price_control == fixed || steps > 100, "{what}: {weight}");
         let mut restored = Trainer::restore(&settings, saved.clone()).unwrap();
-        assert_eq!(differences(&saved, &checkpoint(&restored)), Vec::<String>::new(), "{dpo:?}");
+        assert_eq!(differences(&saved, &checkpoint(&restored)), Vec::<String>::new(), "{what}");
         // Samples are a function of their seed too: the same ones for both.
         let mut again = Samples::new(11);
         advance(&mut uninterrupted, &mut Samples::new(11), 30);
         advance(&mut restored, &mut again, 30);
         let (left, right) = (checkpoint(&uninterrupted), checkpoint(&restored));
-        assert_eq!(differences(&left, &right), Vec::<String>::new(), "{dpo:?}");
-        assert_eq!(uninterrupted.progressive(), restored.progressive());
+        assert_eq!(differences(&left, &right), Vec::<String>::new(), "{what}");
+        assert_eq!(uninterrupted.progressive(), restored.progressive(), "{what}");
         assert_ne!(differences(&saved, &left), Vec::<String>::new());
     }
 }

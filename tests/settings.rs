@@ -81,7 +81,8 @@ fn every_command_refuses_wrong_settings_before_it_does_anything() {
     for command in commands {
         let (status, printed) = Easq::run([command, &["--set", "join.window_ms=-1"]].concat(), DEADLINE);
         assert_eq!(status.code(), Some(2), "{command:?}: {printed}");
-        let refusal = "easq: 1 setting is wrong:\n  join.window_ms = -1 (--set): must be greater than 0\n";
+        let refusal =
+            "easq: 1 setting is wrong:\n  join.window_ms = -1 (--set): must be a number greater than 0\n";
         assert_eq!(printed, refusal, "{command:?}");
     }
 }

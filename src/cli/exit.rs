@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind};
 
 use crate::demo::DemoError;
 use crate::joiner::JoinerError;
+use crate::offline::TrainFileError;
 use crate::settings::Faults;
 use crate::simulate::SimulateError;
 use crate::supervise::SuperviseError;
@@ -26,15 +27,47 @@ pub(super) fn code(error: &anyhow::Error) -> u8 {
         FENCED
     } else if any(|cause| cause.downcast_ref().is_some_and(SuperviseError::is_undrained))
         || any(|cause| cause.downcast_ref().is_some_and(DemoError::is_interrupted))
+        || any(|cause| cause.downcast_ref().is_some_and(TrainFileError::is_interrupted))
+        || any(of_comparison::is_interrupted)
     {
         UNDRAINED
     } else if any(|cause| cause.is::<Faults>())
         || any(|cause| cause.downcast_ref().is_some_and(SimulateError::is_usage))
         || any(|cause| cause.downcast_ref().is_some_and(DemoError::is_usage))
+        || any(|cause| cause.downcast_ref().is_some_and(TrainFileError::is_usage))
+        || any(of_comparison::is_usage)
     {
         WRONG_USAGE
     } else {
         FAILED
+    }
+}
+
+/// Errors of what only a build for research has.
+mod of_comparison {
+    use std::error::Error;
+
+    #[cfg(feature = "research")]
+    use crate::evaluate::compare::CompareError;
+
+    #[cfg(feature = "research")]
+    pub(super) fn is_interrupted(cause: &(dyn Error + 'static)) -> bool {
+        cause.downcast_ref().is_some_and(CompareError::is_interrupted)
+    }
+
+    #[cfg(feature = "research")]
+    pub(super) fn is_usage(cause: &(dyn Error + 'static)) -> bool {
+        cause.downcast_ref().is_some_and(CompareError::is_usage)
+    }
+
+    #[cfg(not(feature = "research"))]
+    pub(super) fn is_interrupted(_: &(dyn Error + 'static)) -> bool {
+        false
+    }
+
+    #[cfg(not(feature = "research"))]
+    pub(super) fn is_usage(_: &(dyn Error + 'static)) -> bool {
+        false
     }
 }
 

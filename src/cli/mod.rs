@@ -13,13 +13,14 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use self::topics::TopicsCommand;
+use crate::evaluate::{EvaluateArgs, evaluate};
 use crate::kafka::client::property_fault;
 use crate::publish::commands::{FollowArgs, ModelCommand, ScoreArgs, model, score};
 use crate::settings::{self, LogFormat, Settings, Sources};
 use crate::supervise::StopToken;
 use crate::telemetry::{events, init_logging};
 use crate::train::end_process;
-use crate::{demo, simulate};
+use crate::{demo, offline, simulate};
 
 /// Learn, online, a ranking model that is aligned with satisfaction questionnaires: two Kafka
 /// streams in, a model in Kafka out.
@@ -52,11 +53,10 @@ enum Command {
     Run(RunArgs),
     Simulate(simulate::Args),
     Demo(demo::Args),
+    Train(offline::Args),
+    Evaluate(EvaluateCommand),
     Score(ScoreArgs),
     Follow(FollowCommand),
-    /// Train and rank the method, its baselines and ablations on the synthetic world.
-    #[cfg(feature = "research")]
-    Compare(crate::evaluate::compare::CompareArgs),
     /// Look at the versions of the model.
     #[command(subcommand)]
     Model(ModelCommand),
@@ -86,6 +86,20 @@ struct FollowCommand {
     /// at telemetry.listen.
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
+}
+
+/// Measure a model, or the method against its baselines.
+#[derive(Args)]
+struct EvaluateCommand {
+    #[command(flatten)]
+    of_model: Option<EvaluateArgs>,
+    /// Train the method, its baselines and ablations on the synthetic world, and rank them.
+    #[cfg(feature = "research")]
+    #[arg(long, conflicts_with = "model")]
+    compare: bool,
+    #[cfg(feature = "research")]
+    #[command(flatten, next_help_heading = "With --compare")]
+    comparison: crate::evaluate::compare::CompareArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -135,9 +149,14 @@ impl Cli {
             Command::Run(args) => services::run(settings, args.role),
             Command::Simulate(args) => services::simulate(settings, args),
             Command::Demo(args) => services::demo(settings, args),
-            Command::Follow(command) => services::follow(settings, command.args, command.listen),
+            Command::Train(args) => services::learn_file(settings, args),
             #[cfg(feature = "research")]
-            Command::Compare(args) => services::compare(settings, args),
+            Command::Evaluate(command) if command.compare => services::compare(settings, command.comparison),
+            Command::Evaluate(command) => {
+                let args = command.of_model.expect("required but for a comparison");
+                printed(|out| Ok(evaluate(&settings, &args, out)?))
+            }
+            Command::Follow(command) => services::follow(settings, command.args, command.listen),
             Command::Score(args) => printed(|out| Ok(score(&settings, &args, out)?)),
             Command::Model(command) => {
                 // Signals end it as they end any program that only reads.

@@ -12,7 +12,7 @@ use crate::publish::commands::{self, FollowArgs};
 use crate::settings::Settings;
 use crate::supervise::{Kind, Stage, SuperviseError, Supervisor};
 use crate::telemetry::{self, Metrics, Readiness, events};
-use crate::{demo as show, joiner, simulate as world, trainer};
+use crate::{demo as show, joiner, offline, simulate as world, trainer};
 
 pub(super) fn run(settings: Settings, role: Role) -> Result<()> {
     let listen = Some(&settings.telemetry.listen).filter(|address| !address.is_empty());
@@ -75,6 +75,14 @@ pub(super) fn compare(settings: Settings, args: crate::evaluate::compare::Compar
         supervisor.thread("compare", Stage::Work, Kind::Job, move |stop| {
             crate::evaluate::compare::compare(&settings, &args, &stop, &mut std::io::stdout())
         })
+    })
+}
+
+pub(super) fn learn_file(settings: Settings, args: offline::Args) -> Result<()> {
+    let settings = Arc::new(settings);
+    supervise(&settings, None, |supervisor| {
+        let settings = Arc::clone(&settings);
+        supervisor.thread("train", Stage::Work, Kind::Job, move |stop| offline::run(&settings, &args, &stop))
     })
 }
 

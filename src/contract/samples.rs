@@ -1,4 +1,5 @@
-//! Sample files: what the trainer would see, in that order, without Kafka.
+//! Sample files: what the trainer would see, in that order, without Kafka; or held-out lists, which
+//! it must never see.
 //!
 //! Two forms, told apart by the file's extension: `.pb`, length-delimited protobuf, and `.jsonl`,
 //! one [`Sample`] per line in proto3's JSON mapping.
@@ -211,7 +212,8 @@ impl From<io::Error> for Fault {
 mod tests {
     use super::*;
     use crate::contract::v1::{
-        BehaviorEvent, BehaviorGroup, Engagement, Features, PreferencePair, SparseFeature, sample,
+        BehaviorEvent, BehaviorGroup, Engagement, Features, HeldOutList, PreferencePair, SparseFeature,
+        sample,
     };
 
     fn samples() -> Vec<Sample> {
@@ -230,11 +232,13 @@ mod tests {
             }),
             ..BehaviorEvent::default()
         };
+        let list = HeldOutList { views: vec![BehaviorEvent::default(), view.clone()], relevant: 1 };
         let group = BehaviorGroup { request_id: "r".into(), views: vec![view], ..BehaviorGroup::default() };
         let pair = PreferencePair { event_time_ms: 7, ..PreferencePair::default() };
         vec![
             Sample { sample: Some(sample::Sample::BehaviorGroup(group)) },
             Sample { sample: Some(sample::Sample::PreferencePair(pair)) },
+            Sample { sample: Some(sample::Sample::HeldOutList(list)) },
         ]
     }
 
@@ -263,10 +267,10 @@ mod tests {
             samples().iter().flat_map(|sample| sample.encode_length_delimited_to_vec()).collect();
         std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
         let read: Vec<_> = SampleReader::open(&path).unwrap().collect();
-        assert_eq!(read.len(), 2);
-        assert!(read[0].is_ok());
-        let error = read[1].as_ref().unwrap_err().to_string();
-        assert!(error.contains("sample 2") && error.contains("ends within it"), "{error}");
+        assert_eq!(read.len(), 3);
+        assert!(read[0].is_ok() && read[1].is_ok());
+        let error = read[2].as_ref().unwrap_err().to_string();
+        assert!(error.contains("sample 3") && error.contains("ends within it"), "{error}");
     }
 
     #[test]

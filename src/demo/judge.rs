@@ -5,13 +5,13 @@ use std::path::Path;
 
 use super::error::DemoError;
 use super::report::HeldOut;
-use crate::contract::v1::Manifest;
+use crate::contract::v1::{HeldOutList, Manifest};
 use crate::evaluate::held_out::rank_lists;
 use crate::model::{Architecture, Scorer};
 use crate::publish::files;
 use crate::publish::page_reader::PageReader;
 use crate::settings::Settings;
-use crate::simulate::{HeldOutList, World};
+use crate::simulate::World;
 use crate::train::behavior_only_tensors;
 
 /// As many as in the model's prototype.

@@ -13,8 +13,9 @@ use super::stages::Stage;
 use super::watch::{Counts, Watched, watch};
 use crate::contract::v1::{Manifest, VersionKind};
 use crate::settings::Settings;
-use crate::simulate::{FaultRates, ProduceOptions, Produced, Progress, RecordTime, World, produce};
+use crate::simulate::{FaultRates, ProduceOptions, Produced, RecordTime, World, produce};
 use crate::supervise::StopToken;
+use crate::telemetry::Progress;
 use crate::telemetry::partitions::{self, PartitionReport};
 use crate::{joiner, trainer};
 

@@ -6,6 +6,9 @@ use super::host_tensor::{Dtype, HostTensor, TensorMap};
 const CLIP: f64 = 5.0;
 /// A feature that varied less than this has no scale of its own.
 const MIN_STD: f64 = 1e-6;
+/// Stands for the number of views where statistics were given: above every limit, and a power of two,
+/// so that it divides exactly.
+const GIVEN: u64 = 1 << 62;
 const MEAN: &str = "normalizer.mean";
 const STD: &str = "normalizer.std";
 
@@ -25,11 +28,11 @@ impl Normalizer {
         Normalizer { limit, count: 0, mean: vec![0.0; dense], m2: vec![0.0; dense] }
     }
 
-    /// These statistics for ever. Deviations are above 0.
+    /// These statistics for ever, whatever limit a later run has. Deviations are above 0.
     pub(crate) fn frozen(scaling: &Scaling) -> Normalizer {
         // The root of a rounded square is the number itself.
-        let m2 = scaling.std.iter().map(|std| std * std).collect();
-        Normalizer { limit: 0, count: 1, mean: scaling.mean.clone(), m2 }
+        let m2 = scaling.std.iter().map(|std| std * std * GIVEN as f64).collect();
+        Normalizer { limit: 0, count: GIVEN, mean: scaling.mean.clone(), m2 }
     }
 
     /// Takes one view's dense features in, until there have been `limit` of them.
@@ -50,7 +53,7 @@ impl Normalizer {
     pub(crate) fn scaling(&self, dtype: Dtype) -> Scaling {
         let round = |value: f64| if dtype == Dtype::F32 { f64::from(value as f32) } else { value };
         let std = |m2: &f64| match (m2 / self.count.max(1) as f64).sqrt() {
-            std if std < MIN_STD => 1.0,
+            std if std < MIN_STD && self.count < GIVEN => 1.0,
             std => round(std),
         };
         Scaling {
@@ -139,6 +142,20 @@ mod tests {
         let scaling = normalizer.scaling(Dtype::F64);
         assert_eq!(scaling.mean, [3.0]);
         assert!((scaling.std[0] - 3.5_f64.sqrt()).abs() < 1e-15);
+    }
+
+    #[test]
+    fn frozen_statistics_stay_as_they_are_to_the_last_bit_also_once_saved() {
+        for dtype in [Dtype::F32, Dtype::F64] {
+            let round = |value: f64| if dtype == Dtype::F32 { f64::from(value as f32) } else { value };
+            let std = [1e-7, 0.1, 1.0 / 3.0, 2.0, 1e30].map(round).to_vec();
+            let given = Scaling { mean: vec![round(0.1), -3.0, 0.0, 7.0, 1e9], std };
+            let normalizer = Normalizer::frozen(&given);
+            let mut tensors = TensorMap::new(normalizer.save());
+            let mut restored = Normalizer::load(5, u64::MAX >> 2, &mut tensors).expect("what was saved fits");
+            restored.observe(&[5.0; 5]);
+            assert_eq!((normalizer.scaling(dtype), restored.scaling(dtype)), (given.clone(), given));
+        }
     }
 
     #[test]

@@ -1,12 +1,15 @@
-//! A version as files: what `easq follow` writes and `easq score` reads.
+//! A version as files: what `easq follow` and `easq train` write, `easq score` and `easq evaluate`
+//! read.
 //!
 //! `model.safetensors` holds the tensors under the names of the module tree;
 //! `adapter_model.safetensors` and `adapter_config.json` hold LoRA as PEFT writes an adapter on the
-//! module `projection`, so that a PyTorch program loads both without this project.
+//! module `projection`, so that a PyTorch program loads both without this project. Where training
+//! may go on from the folder, `training.safetensors` holds its state.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::thread;
 
@@ -16,8 +19,9 @@ use serde_json::json;
 
 use crate::contract::v1;
 use crate::model::{Dtype, HostTensor};
+use crate::settings::Settings;
 
-use super::manifest;
+use super::{TRAINING_PREFIX, manifest};
 
 /// All serving tensors but LoRA.
 pub const MODEL: &str = "model.safetensors";
@@ -25,6 +29,8 @@ pub const MODEL: &str = "model.safetensors";
 pub const ADAPTER: &str = "adapter_model.safetensors";
 /// PEFT's description of it: rank, alpha, the module it belongs to.
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";
+/// The training state, under its own names; only where training may go on from the folder.
+pub const TRAINING: &str = "training.safetensors";
 /// The manifest as the registry has it, in proto3's JSON mapping.
 pub const MANIFEST: &str = "manifest.json";
 
@@ -33,8 +39,13 @@ const LORA_PREFIX: &str = "projection.lora_";
 
 /// Writes a version's files into the empty folder `dir` and waits until they are on disk.
 pub fn write(dir: &Path, manifest: &v1::Manifest, tensors: &[HostTensor]) -> io::Result<()> {
+    let (training, serving): (Vec<_>, Vec<_>) =
+        tensors.iter().partition(|tensor| tensor.name.starts_with(TRAINING_PREFIX));
     let (lora, model): (Vec<_>, Vec<_>) =
-        tensors.iter().partition(|tensor| tensor.name.starts_with(LORA_PREFIX));
+        serving.into_iter().partition(|tensor| tensor.name.starts_with(LORA_PREFIX));
+    if !training.is_empty() {
+        write_tensors(&dir.join(TRAINING), &training, "")?;
+    }
     let write_small = || {
         write_tensors(&dir.join(ADAPTER), &lora, PEFT_PREFIX)?;
         write_file(&dir.join(ADAPTER_CONFIG), adapter_config(manifest).as_bytes())?;
@@ -47,6 +58,27 @@ pub fn write(dir: &Path, manifest: &v1::Manifest, tensors: &[HostTensor]) -> io:
         small.join().map_err(|_| io::Error::other("writing a version panicked"))?
     })?;
     sync_dir(dir)
+}
+
+/// Writes a version's files as the new folder `dir`, which is not there or empty: all of them or
+/// none. What a process that is killed on the way leaves lies beside it and begins with `.easq-`.
+pub fn write_folder(dir: &Path, manifest: &v1::Manifest, tensors: &[HostTensor]) -> io::Result<()> {
+    let parent = parent(dir);
+    fs::create_dir_all(parent)?;
+    let temporary = tempfile::Builder::new()
+        .prefix(".easq-")
+        // What the umask leaves of it, as for any other folder.
+        .permissions(fs::Permissions::from_mode(0o777))
+        .tempdir_in(parent)?;
+    write(temporary.path(), manifest, tensors)?;
+    fs::rename(temporary.path(), dir)?;
+    // Its name is gone: there is nothing to remove any more.
+    let _ = temporary.keep();
+    sync_dir(parent)
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Reads the manifest of a version's folder.
@@ -84,6 +116,22 @@ fn own_names(tensors: &mut [HostTensor]) {
             tensor.name = name.to_owned();
         }
     }
+}
+
+/// Reads all tensors of a version's folder, the training state included where it is there.
+pub fn read_folder(dir: &Path) -> io::Result<Vec<HostTensor>> {
+    let mut tensors = read_tensors(&dir.join(MODEL))?;
+    let training = dir.join(TRAINING);
+    if training.exists() {
+        tensors.extend(read_safetensors(&training)?);
+    }
+    Ok(tensors)
+}
+
+/// Reads the frozen backbone that the settings name (`model.backbone`); None where they name none.
+pub fn read_backbone(settings: &Settings) -> io::Result<Option<Vec<HostTensor>>> {
+    let path = &settings.model.backbone;
+    if path.is_empty() { Ok(None) } else { read_safetensors(Path::new(path)).map(Some) }
 }
 
 fn write_tensors(path: &Path, tensors: &[&HostTensor], prefix: &str) -> io::Result<()> {
@@ -177,6 +225,25 @@ mod tests {
         read.sort_by(|a, b| a.name.cmp(&b.name));
         assert_eq!(read, tensors());
         assert_eq!(read_manifest(dir.path()).expect("read").version, 9);
+    }
+
+    #[test]
+    fn a_folder_is_written_whole_or_not_at_all_with_the_training_state_in_a_file_of_its_own() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let folder = dir.path().join("models/first");
+        let state = HostTensor::from_i64("training.counts", &[3, 4]);
+        let all = [tensors(), vec![state]].concat();
+        write_folder(&folder, &v1::Manifest::default(), &all).expect("written");
+        let mut read = read_folder(&folder).expect("read");
+        read.sort_by(|a, b| a.name.cmp(&b.name));
+        assert_eq!(read, all);
+        let serving = read_tensors(&folder.join(MODEL)).expect("read");
+        assert!(serving.iter().all(|tensor| tensor.name != "training.counts"));
+
+        let error = write_folder(&folder, &v1::Manifest::default(), &tensors()).expect_err("not empty");
+        assert_eq!(error.kind(), io::ErrorKind::DirectoryNotEmpty);
+        let beside: Vec<_> = fs::read_dir(dir.path().join("models")).expect("the parent").collect();
+        assert_eq!((beside.len(), read_folder(&folder).expect("as it was").len()), (1, 3));
     }
 
     #[test]

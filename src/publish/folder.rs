@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -64,6 +64,12 @@ impl Folder {
         self.dir.join(VERSIONS)
     }
 
+    /// The folder of the version that `dir` holds: the current one of a follower's folder, resolved
+    /// once, else `dir` itself.
+    pub fn version(dir: &Path) -> PathBuf {
+        current(dir).unwrap_or_else(|_| dir.to_owned())
+    }
+
     /// The current version, if every tensor in it has the digest that its manifest says.
     pub fn whole_current(&self, model: &str) -> Option<(v1::Manifest, Vec<HostTensor>)> {
         if !self.dir.join(CURRENT).is_symlink() {
@@ -94,6 +100,8 @@ impl Folder {
         let versions = self.versions();
         let temporary = tempfile::Builder::new()
             .prefix(TEMPORARY)
+            // Less the umask, as of any folder: rankers may be other users.
+            .permissions(fs::Permissions::from_mode(0o777))
             .tempdir_in(&versions)
             .map_err(PublishError::file(&versions))?;
         thread::scope(|scope| {
@@ -272,6 +280,9 @@ mod tests {
         assert_eq!(folder.whole_current("m").expect("whole"), version(4));
         assert_eq!(read_current(dir.path()).expect("whole"), version(4));
         assert_eq!(names(dir.path()), named(["3", "4"]));
+        let mode = |path: &Path| fs::metadata(path).expect("a folder").permissions().mode();
+        let place = current(dir.path()).expect("a version");
+        assert_eq!(mode(&place), mode(&dir.path().join(VERSIONS)), "open to whom folders are");
     }
 
     #[test]

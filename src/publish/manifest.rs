@@ -5,7 +5,8 @@ use prost::Message;
 use thiserror::Error;
 
 use crate::contract::v1;
-use crate::model::Dtype;
+use crate::model::{Architecture, Dtype};
+use crate::settings::Settings;
 
 use super::pages::sha256;
 
@@ -122,6 +123,20 @@ pub fn to_json(manifest: &v1::Manifest) -> String {
     let mut json = serde_json::to_string_pretty(manifest).expect("a manifest has a JSON form");
     json.push('\n');
     json
+}
+
+/// The sections of the settings that describe another model than the manifest's, in words; None when
+/// it is the same.
+pub fn unlike_sections(manifest: &v1::Manifest, settings: &Settings) -> Option<String> {
+    let wanted = Architecture::from_settings(settings);
+    let mut sections = Vec::new();
+    if manifest.features.as_ref() != Some(&wanted.feature_schema()) {
+        sections.push("[features]");
+    }
+    if manifest.shape.as_ref() != Some(&wanted.model_shape()) {
+        sections.push("[model]");
+    }
+    (!sections.is_empty()).then(|| sections.join(" and "))
 }
 
 /// The version's `next_offset` of an input partition, if it has read that partition.

@@ -126,7 +126,7 @@ fn every_fault_is_reported_with_key_value_and_origin() {
     for expected in [
         "join.windw_ms = \"5\" (--set): there is no such setting; did you mean join.window_ms?".to_owned(),
         "--set join: has no value; write --set section.key=value".to_owned(),
-        format!("train.learning_rate = -1 ({origin}): must be greater than 0"),
+        format!("train.learning_rate = -1 ({origin}): must be a number greater than 0"),
         format!("train.dpo = \"sometimes\" ({origin}): must be one of `live`, `pairs`, `off`"),
         format!("joiner.instances = 1.5 ({origin}): must be a whole number that is not negative"),
         "publish.keep_versions = \"many\" (environment EASQ__PUBLISH__KEEP_VERSIONS): \
@@ -165,6 +165,8 @@ fn relations_between_settings_are_checked() {
         (&["model.satisfaction_experts=4"], "model.satisfaction_experts"),
         (&["train.dpo=pairs", "train.reservoir_reuse=4"], "train.reservoir_reuse"),
         (&["train.behavior_budget_points=0"], "train.behavior_budget_points"),
+        (&["train.behavior_budget_points=inf"], "train.behavior_budget_points"),
+        (&["train.dpo_weight=inf"], "train.dpo_weight"),
         (&["join.behavior_sample_rate=1.5"], "join.behavior_sample_rate"),
         (&["join.behavior_sample_rate=nan"], "join.behavior_sample_rate"),
         (&["topics.late=no spaces"], "topics.late"),

@@ -71,6 +71,14 @@ pub struct Args {
     /// instead of writing records to Kafka.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["rate", "record_time"])]
     pub samples: Option<PathBuf>,
+    /// Write held-out lists to FILE (.pb or .jsonl) as well, for `easq evaluate`: views at the end of
+    /// the stream of which the first satisfies and the others do not. Nothing of them is in the stream.
+    #[arg(long, value_name = "FILE")]
+    pub held_out: Option<PathBuf>,
+    /// Held-out lists to write.
+    #[arg(long, value_name = "N", default_value_t = 1500, requires = "held_out")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub lists: u32,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]

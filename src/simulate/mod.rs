@@ -13,7 +13,6 @@ mod latents;
 mod malformed;
 mod pace;
 mod produce;
-mod progress;
 mod questionnaire;
 mod run;
 mod samples;
@@ -30,11 +29,9 @@ pub use world::World;
 
 pub(crate) use args::{Args, RecordTime, parse_duration};
 pub(crate) use produce::{ProduceOptions, Produced, produce};
-pub(crate) use progress::Progress;
 pub(crate) use run::{SimulateError, run};
 #[cfg(feature = "research")]
 pub(crate) use samples::samples;
-pub(crate) use world::HeldOutList;
 
 #[cfg(test)]
 mod tests;

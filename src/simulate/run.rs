@@ -11,8 +11,7 @@ use super::args::Args;
 use super::config::WorldError;
 use super::faults::Delivery;
 use super::produce::{ProduceOptions, Produced, produce};
-use super::progress::Progress;
-use super::samples::write_samples;
+use super::samples::{write_held_out, write_samples};
 use super::truth::TruthFile;
 use super::world::World;
 use crate::contract::samples::SampleError;
@@ -21,6 +20,7 @@ use crate::kafka::producer::ProduceError;
 use crate::kafka::reader::ReadError;
 use crate::settings::Settings;
 use crate::supervise::StopToken;
+use crate::telemetry::Progress;
 
 /// Views between two changes of the progress.
 const SHOWN_VIEWS: u64 = 500;
@@ -47,6 +47,12 @@ pub enum SimulateError {
     Produce(#[from] ProduceError),
     #[error("the samples cannot be written: {0}")]
     Samples(#[from] SampleError),
+    #[error("--held-out and --samples both name '{}': a stream that is learned holds no held-out list", path.display())]
+    SameFile { path: PathBuf },
+    #[error(
+        "this world has {found} of the {wanted} held-out lists asked for: too few of its views satisfy, or too many"
+    )]
+    Lists { found: usize, wanted: usize },
     #[error("the join refuses the stream: {0}")]
     Join(#[from] JoinFault),
     #[error("the join emitted what the contract does not know: {0}")]
@@ -66,7 +72,13 @@ impl SimulateError {
 
     /// Whether the arguments are at fault (exit code 2), not the run.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Argument { .. } | Self::World(_) | Self::Samples(SampleError::Extension { .. }))
+        matches!(
+            self,
+            Self::Argument { .. }
+                | Self::World(_)
+                | Self::SameFile { .. }
+                | Self::Samples(SampleError::Extension { .. })
+        )
     }
 }
 
@@ -77,8 +89,14 @@ impl SimulateError {
 /// When an argument is out of range, or the records cannot be written.
 pub fn run(settings: &Settings, args: &Args, stop: &StopToken) -> Result<(), SimulateError> {
     let plan = args.plan(settings, Timestamp::now())?;
+    if let Some(path) = args.held_out.as_ref().filter(|path| args.samples.as_ref() == Some(*path)) {
+        return Err(SimulateError::SameFile { path: path.clone() });
+    }
     let world = World::new(plan.world)?;
     let mut truth = args.truth.as_deref().map(TruthFile::create).transpose()?;
+    if let Some(path) = &args.held_out {
+        write_held_out(&world, args.lists as usize, path)?;
+    }
     let mut progress = Progress::new(world.config().views);
     let began = Instant::now();
     let mut show = |_: &Delivery, produced: &Produced| {

@@ -1,4 +1,5 @@
-//! The world's joined samples in a file, through the same join as in production.
+//! The world's joined samples in a file, through the same join as in production; and its held-out
+//! lists.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -59,12 +60,16 @@ pub(super) fn write_samples(
     Ok(produced)
 }
 
-/// The samples of a world without faults, in the order in which the join emits them.
+/// The samples of a world without faults, in the order in which the join emits them, and the number of
+/// answers behind them.
 ///
 /// # Errors
 /// When the join refuses the stream.
 #[cfg(feature = "research")]
-pub(crate) fn samples(settings: &Settings, world: &World) -> Result<Vec<sample::Sample>, SimulateError> {
+pub(crate) fn samples(
+    settings: &Settings,
+    world: &World,
+) -> Result<(Vec<sample::Sample>, u64), SimulateError> {
     let partitioning = Partitioning { partitions: 1, partitioner: settings.input.partitioner };
     let config = Arc::new(Config::new(settings, partitioning.partitions));
     let mut join = PartitionJoin::new(config, 0, Start::At(0), Start::At(0));
@@ -76,7 +81,23 @@ pub(crate) fn samples(settings: &Settings, world: &World) -> Result<Vec<sample::
         }
         produced.count(&delivery);
     }
-    Ok(samples)
+    Ok((samples, produced.response_records))
+}
+
+/// Writes `count` of the world's held-out lists to `path`.
+///
+/// # Errors
+/// When the file cannot be written, or the world does not have so many.
+pub(super) fn write_held_out(world: &World, count: usize, path: &Path) -> Result<(), SimulateError> {
+    let lists = world.held_out_lists(count);
+    if lists.len() < count {
+        return Err(SimulateError::Lists { found: lists.len(), wanted: count });
+    }
+    let mut writer = SampleWriter::create(path)?;
+    for list in lists {
+        writer.write(&Sample { sample: Some(sample::Sample::HeldOutList(list)) })?;
+    }
+    Ok(writer.finish()?)
 }
 
 /// Gives a record to the join; its offset is the number of records of its topic before it.

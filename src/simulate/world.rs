@@ -9,7 +9,7 @@ use super::config::{WorldConfig, WorldError};
 use super::latents::Latents;
 use super::stream::Stream;
 use super::views::{Moment, ViewDraw, draw_mood};
-use crate::contract::v1::{BehaviorEvent, Engagement, Features, SparseFeature};
+use crate::contract::v1::{BehaviorEvent, Engagement, Features, HeldOutList, SparseFeature};
 
 /// Requests of the probe that finds the threshold of satisfaction and the mean length of a view.
 const PROBE_REQUESTS: u32 = 4000;
@@ -52,19 +52,6 @@ pub struct World {
     pub(super) mean_watched_ms: f64,
 }
 
-/// Views that one user could have been shown at once, of which exactly one satisfies. They are
-/// drawn apart from the stream, at its end: nothing is ever trained on them.
-#[derive(Debug, Clone, PartialEq)]
-pub struct HeldOutList {
-    /// The satisfying view first, then [`HELD_OUT_NEGATIVES`] that do not satisfy.
-    pub views: Vec<BehaviorEvent>,
-}
-
-impl HeldOutList {
-    /// Index of the satisfying view.
-    pub const RELEVANT: usize = 0;
-}
-
 impl World {
     /// Draws the latents and finds the threshold of satisfaction, the 0.40 quantile of expected
     /// satisfaction among triggered views, from a probe of its own.
@@ -89,7 +76,9 @@ impl World {
         Stream::new(self)
     }
 
-    /// `count` held-out lists. The first lists are the same whatever the count.
+    /// `count` held-out lists: the satisfying view first, then [`HELD_OUT_NEGATIVES`] that do not
+    /// satisfy. They are drawn apart from the stream, at its end: nothing is ever trained on them.
+    /// The first lists are the same whatever the count.
     pub(crate) fn held_out_lists(&self, count: usize) -> Vec<HeldOutList> {
         let mut rng = generator(self.config.seed, Purpose::HeldOut);
         let mut lists = Vec::with_capacity(count);
@@ -131,7 +120,7 @@ impl World {
                 },
             )
         });
-        Some(HeldOutList { views: views.collect() })
+        Some(HeldOutList { views: views.collect(), relevant: 0 })
     }
 
     /// Satisfaction above the threshold: positive means that the view satisfied.

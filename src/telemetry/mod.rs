@@ -9,8 +9,10 @@ mod http;
 mod logging;
 pub mod names;
 pub(crate) mod partitions;
+mod progress;
 mod recorder;
 
 pub(crate) use http::{Readiness, serve};
 pub(crate) use logging::init_logging;
+pub(crate) use progress::Progress;
 pub(crate) use recorder::{Metrics, install_recorder};

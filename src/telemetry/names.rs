@@ -130,6 +130,10 @@ table! {
         "Scores of the last batch: mean and min, of the main and the satisfaction head.";
     TRAIN_RESERVOIR_PAIRS "easq_train_reservoir_pairs" Gauge ["state"]
         "Preference pairs in the label reservoir: never_used or used.";
+    TRAIN_RESERVOIR_DRAWS "easq_train_reservoir_draws" Gauge []
+        "Draws per pair in the label reservoir, on average.";
+    TRAIN_RESERVOIR_AGE "easq_train_reservoir_age_steps" Gauge []
+        "Steps since a pair in the label reservoir came, on average.";
 
     PUBLISH_VERSIONS "easq_publish_versions_total" Counter ["kind"]
         "Versions published: serving or checkpoint.";

@@ -308,11 +308,13 @@ impl TwinForward {
 
 /// ŷ of the pair's two views by model and twin: (chosen, rejected) each.
 pub(super) fn score_pair(model: &Model, twin: &MainPath, views: &ViewTensors) -> [(f64, f64); 2] {
-    let scores = no_grad(|| {
-        let twin_score = twin.head(&twin.project(&views.input(&twin.tables))).score;
-        [model.score(&views.input(&model.main.tables)).score, twin_score]
+    let mut readback = Readback::default();
+    no_grad(|| {
+        readback.add(&model.score(&views.input(&model.main.tables)).score);
+        readback.add(&twin.head(&twin.project(&views.input(&twin.tables))).score);
     });
-    scores.map(|score| (score.double_value(&[0]), score.double_value(&[1])))
+    let mut scores = readback.fetch().map(|of_two| (of_two[0], of_two[1]));
+    [scores.next(), scores.next()].map(|scores| scores.expect("two of each"))
 }
 
 /// The gradient of a scalar by each leaf; zeros where it does not depend on it.

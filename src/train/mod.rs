@@ -2,9 +2,11 @@
 //! reservoir, progressive validation.
 //!
 //! [`Trainer`] is a state machine without I/O and without a clock. It belongs to one thread.
+//! [`Driver`] feeds it from samples in order, where no clock closes batches.
 
 pub(crate) mod batch;
 mod device;
+mod driver;
 mod exit;
 mod groups;
 mod learn;
@@ -20,9 +22,10 @@ mod state;
 mod trainer;
 
 pub use crate::model::DropReason;
+pub use driver::{Driver, Learner, Stepped};
 pub use exit::end_process;
 pub use learn::Loss;
-pub use report::{BadBatch, Offered, PairSource, StepReport};
+pub use report::{BadBatch, BadBatches, BadRun, Offered, PairSource, ReservoirFigures, StepReport};
 pub use state::behavior_only_tensors;
 pub use trainer::{TrainError, Trainer};
 

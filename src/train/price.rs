@@ -35,7 +35,12 @@ impl Price {
     pub(super) fn new(train: &settings::Train) -> Price {
         let is_on = train.price_control == Switch::On && train.dpo != Dpo::Off;
         let budget = is_on.then_some(train.behavior_budget_points / 100.0);
-        Price { budget, weight: if is_on { START } else { train.dpo_weight }, cost: 0.0 }
+        let weight = match train.dpo {
+            Dpo::Off => 0.0,
+            _ if is_on => START,
+            _ => train.dpo_weight,
+        };
+        Price { budget, weight, cost: 0.0 }
     }
 
     /// `d` of a batch; `may_move`: enough has been learned for λ2 to move.
@@ -111,11 +116,11 @@ mod tests {
 
     #[test]
     fn without_control_the_weight_is_that_of_the_settings_and_the_cost_is_still_known() {
-        for mut price in
-            [price(|train| train.price_control = Switch::Off), price(|train| train.dpo = Dpo::Off)]
-        {
+        let fixed = price(|train| train.price_control = Switch::Off);
+        let none = price(|train| train.dpo = Dpo::Off);
+        for (mut price, weight) in [(fixed, Settings::default().train.dpo_weight), (none, 0.0)] {
             price.observe(0.5, true);
-            assert_eq!((price.weight, price.cost), (Settings::default().train.dpo_weight, 0.005));
+            assert_eq!((price.weight, price.cost), (weight, 0.005));
         }
     }
 

@@ -25,6 +25,19 @@ pub enum Offered {
     Dropped(DropReason),
 }
 
+/// The label reservoir.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct ReservoirFigures {
+    /// Pairs that were never drawn.
+    pub never_used: usize,
+    /// Pairs that were.
+    pub used: usize,
+    /// Draws per pair.
+    pub mean_draws: f64,
+    /// Steps since a pair came.
+    pub mean_age_steps: f64,
+}
+
 /// One step as it happened.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StepReport {
@@ -106,5 +119,46 @@ impl BadBatch {
                 "; {pairs} of them never learned and not named as skipped: their checkpoint is of an older easq"
             ),
         }
+    }
+}
+
+/// So many bad batches came in a row that something is wrong with more than one of them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{count} batches in a row were skipped (train.max_bad_batches); the last: {last}")]
+pub struct BadBatches {
+    /// How many.
+    pub count: u32,
+    /// Why the last of them was.
+    pub last: BadBatch,
+}
+
+/// Counts bad batches in a row.
+#[derive(Debug, Clone)]
+pub struct BadRun {
+    limit: u32,
+    in_a_row: u32,
+}
+
+impl BadRun {
+    /// `limit` is `train.max_bad_batches`.
+    pub fn new(limit: u32) -> BadRun {
+        BadRun { limit, in_a_row: 0 }
+    }
+
+    /// A good batch: the next bad one is the first again.
+    pub fn end(&mut self) {
+        self.in_a_row = 0;
+    }
+
+    /// A bad batch; how many in a row there are now.
+    ///
+    /// # Errors
+    /// As many as the limit: learning has to stop.
+    pub fn count(&mut self, bad: BadBatch) -> Result<u32, BadBatches> {
+        self.in_a_row += 1;
+        if self.in_a_row >= self.limit {
+            return Err(BadBatches { count: self.in_a_row, last: bad });
+        }
+        Ok(self.in_a_row)
     }
 }

@@ -27,13 +27,14 @@ use crate::model::{
 use crate::settings::{self, Settings};
 
 use super::TrainError;
+use super::driver::Learner;
 use super::groups::MainBatch;
 use super::learn::{Batch, Pairs, flatten, gather, leaves, main_gradients, run_backward};
 use super::optimizer::{Adam, MainOptimizer};
-use super::report::{Offered, PairSource};
+use super::report::{BadBatch, Offered, PairSource};
 use super::reservoir::{Draw, Reservoir, StoredPair};
 use super::state::{reuse, save_adam, save_main_optimizer, sorted};
-use super::trainer::placement;
+use super::trainer::{check_no_backbone, placement};
 
 /// What a [`Baseline`] learns from.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -78,8 +79,22 @@ pub struct Baseline {
     reward_differences: BTreeMap<PairSource, f64>,
 }
 
+/// The losses of a step, unweighted; None where there was none.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct MethodLosses {
+    /// L_main; of `same-path-reward` the mean over drawn pairs too.
+    pub main: Option<f64>,
+    /// L_satis
+    pub satisfaction: Option<f64>,
+    /// L_DPO
+    pub dpo: Option<f64>,
+    /// The mean over the drawn pairs of `same-path-pairs`.
+    pub same_path: Option<f64>,
+}
+
 /// What a step learns from.
 struct Terms {
+    losses: MethodLosses,
     total: Tensor,
     teaches_main: bool,
     teaches_tower: bool,
@@ -91,6 +106,7 @@ impl Baseline {
     /// # Errors
     /// As [`super::Trainer::new`].
     pub fn new(settings: &Settings, method: Method, dtype: Dtype) -> Result<Baseline, TrainError> {
+        check_no_backbone(settings)?;
         let placement = placement(settings, dtype)?;
         let baseline = Self::load(settings, method, &mut Source::Seed(settings.model.seed), placement);
         Ok(baseline.expect("a seed gives every value"))
@@ -177,12 +193,16 @@ impl Baseline {
             // Only one method reads the rewards; the others learn a pair without.
             Ok((features, reward(&self.reward, &engagement).unwrap_or(0.0)))
         };
+        if self.method == Method::BehaviorOnly {
+            // Nobody draws it, and a full reservoir would close main batches that others leave open.
+            return Offered::Taken;
+        }
         match (usable(&pair.chosen), usable(&pair.rejected)) {
             (Err(reason), _) | (_, Err(reason)) => Offered::Dropped(reason),
             _ if self.reservoir.is_full() => Offered::Full,
             (Ok((chosen, reward)), Ok((rejected, other))) => {
                 self.reward_differences.insert(source, reward - other);
-                self.reservoir.push(StoredPair::new(chosen, rejected, source));
+                self.reservoir.push(StoredPair::new(chosen, rejected, source, 0));
                 Offered::Taken
             }
         }
@@ -190,9 +210,9 @@ impl Baseline {
 
     /// Learns from a main batch, and from pairs drawn from the reservoir.
     ///
-    /// # Panics
-    /// A gradient is not finite: there is nothing to compare.
-    pub fn step(&mut self, groups: &[v1::BehaviorGroup]) {
+    /// # Errors
+    /// A gradient is not finite: nothing of what it is the gradient of was changed.
+    pub fn step(&mut self, groups: &[v1::BehaviorGroup]) -> Result<MethodLosses, BadBatch> {
         let mut main = MainBatch::new(&self.architecture, &self.reward, groups);
         main.views.iter().for_each(|features| self.normalizer.observe(&features.dense));
         let scaling = self.normalizer.scaling(self.placement.dtype);
@@ -205,7 +225,17 @@ impl Baseline {
         let mut batch = Batch::new(&self.architecture, &scaling, self.placement, joins, &main, &drawn);
         self.impute(&mut main, &mut batch);
         let rows = gather(&self.main, &batch.model().index);
-        let Some(terms) = self.terms(&rows, &main, &batch, &draw) else { return };
+        let Some(terms) = self.terms(&rows, &main, &batch, &draw) else {
+            return Ok(MethodLosses::default());
+        };
+        let bad = |what| BadBatch {
+            what,
+            groups: main.groups,
+            drawn_pairs: draw.positions.len(),
+            lost_pairs: Vec::new(),
+            lost_pairs_without_source: 0,
+            dropped: main.dropped.clone(),
+        };
         let of_main = if terms.teaches_main { leaves(&self.main, &rows) } else { Vec::new() };
         let of_tower = self.tower.iter().filter(|_| terms.teaches_tower);
         let of_tower = of_tower.flat_map(|tower| tower.group.leaves());
@@ -215,14 +245,19 @@ impl Baseline {
         if terms.teaches_main {
             let gradients = main_gradients(&self.main, gradients, &batch.model().index);
             let norm = gradients.flat.norm().double_value(&[]);
-            assert!(norm.is_finite(), "the gradient of the main path is not finite");
+            if !norm.is_finite() {
+                return Err(bad("the gradient of the main path"));
+            }
             self.optimizer.step(&mut self.main, &gradients, norm);
         }
         if let Some(tower) = self.tower.as_mut().filter(|_| terms.teaches_tower) {
             let gradient = flatten(&of_tower);
-            assert!(gradient.norm().double_value(&[]).is_finite(), "the gradient of the tower is not finite");
+            if !gradient.norm().double_value(&[]).is_finite() {
+                return Err(bad("the gradient of the tower"));
+            }
             tower.adam.step(&mut tower.group, &gradient);
         }
+        Ok(terms.losses)
     }
 
     /// Adds what the tower thinks of the views to their rewards.
@@ -264,23 +299,26 @@ impl Baseline {
             true => drawn.input(rows),
             false => no_grad(|| drawn.input(&self.main.tables)),
         });
-        let mut of_tower = None;
-        let mut of_main = vec![main_loss];
+        let mut terms = [main_loss, None, None, None];
+        let [of_main, of_tower, of_dpo, same_path] = &mut terms;
+        let mut weights = [1.0, self.satisfaction_weight, 0.0, 0.0];
         match (self.method, &drawn) {
             (Method::BehaviorOnly, _)
             | (Method::SamePathPairs { .. } | Method::SamePathReward { .. }, None) => {}
             (Method::SamePathPairs { weight }, Some(x)) => {
-                of_main.push(Some(satisfaction_loss(&score(x)) * weight));
+                *same_path = Some(satisfaction_loss(&score(x)));
+                weights[3] = weight;
             }
             (Method::SamePathReward { weight }, Some(x)) => {
                 let (sum, pairs) = self.reward_pairs(&score(x), draw, weight);
                 let all = (behavior_pairs + pairs) as f64;
-                let main_loss = of_main.pop().flatten().map(|loss| loss * (behavior_pairs as f64 / all));
-                of_main.extend([main_loss, (pairs > 0).then(|| sum / all)]);
+                let of_views = of_main.take().map(|loss| loss * (behavior_pairs as f64 / all));
+                let of_pairs = (pairs > 0).then(|| sum / all);
+                *of_main = of_views.into_iter().chain(of_pairs).reduce(|sum, term| sum + term);
             }
             (Method::Imputation { .. }, x) => {
                 let tower = self.tower.as_ref()?;
-                of_tower = x.as_ref().map(|x| satisfaction_loss(&self.satisfaction(tower, x)));
+                *of_tower = x.as_ref().map(|x| satisfaction_loss(&self.satisfaction(tower, x)));
             }
             (Method::NoLora { dpo_weight }, x) => {
                 let tower = self.tower.as_ref()?;
@@ -289,18 +327,24 @@ impl Baseline {
                     && dpo_weight != 0.0
                 {
                     let labels = no_grad(|| live_labels(&self.satisfaction(tower, x), left, right));
-                    of_main.push(Some(differences.dpo_live(&labels) * dpo_weight));
+                    *of_dpo = Some(differences.dpo_live(&labels));
+                    weights[2] = dpo_weight;
                 }
-                of_tower = x.as_ref().map(|x| satisfaction_loss(&self.satisfaction(tower, x)));
+                *of_tower = x.as_ref().map(|x| satisfaction_loss(&self.satisfaction(tower, x)));
             }
         }
-        let of_tower = of_tower.map(|loss| loss * self.satisfaction_weight);
         let teaches_tower = of_tower.is_some();
         let shares_projection = matches!(self.method, Method::NoLora { .. });
-        let of_main: Vec<Tensor> = of_main.into_iter().flatten().collect();
-        let teaches_main = !of_main.is_empty() || (teaches_tower && shares_projection);
-        let total = of_main.into_iter().chain(of_tower).reduce(|sum, term| sum + term)?;
-        Some(Terms { total, teaches_main, teaches_tower })
+        let teaches_main = of_main.is_some()
+            || of_dpo.is_some()
+            || same_path.is_some()
+            || (teaches_tower && shares_projection);
+        let value = |loss: &Option<Tensor>| loss.as_ref().map(|loss| loss.double_value(&[]));
+        let [main, satisfaction, dpo, same_path] = [0, 1, 2, 3].map(|index| value(&terms[index]));
+        let losses = MethodLosses { main, satisfaction, dpo, same_path };
+        let weighted = terms.into_iter().zip(weights).filter_map(|(loss, weight)| Some(loss? * weight));
+        let total = weighted.reduce(|sum, term| sum + term)?;
+        Some(Terms { losses, total, teaches_main, teaches_tower })
     }
 
     /// Sum of softplus over the drawn pairs that differ in reward once the answers count, and their
@@ -364,4 +408,16 @@ pub(super) fn score(
     let mut values = vec![0.0; views.len()];
     scores.to_kind(Kind::Double).to_device(tch::Device::Cpu).copy_data(&mut values, views.len());
     Ok(values)
+}
+
+impl Learner for Baseline {
+    type Report = MethodLosses;
+
+    fn offer_pair(&mut self, pair: &v1::PreferencePair, source: PairSource) -> Offered {
+        Baseline::offer_pair(self, pair, source)
+    }
+
+    fn step(&mut self, groups: &[v1::BehaviorGroup]) -> Result<MethodLosses, BadBatch> {
+        Baseline::step(self, groups)
+    }
 }

@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::contract::v1::Features;
 use crate::model::{HostTensor, TensorMap};
 
-use super::report::PairSource;
+use super::report::{PairSource, ReservoirFigures};
 
 /// How often a pair may be drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,11 +40,18 @@ pub(super) struct StoredPair {
     /// None only for a pair from a checkpoint that did not keep it.
     source: Option<PairSource>,
     uses: u32,
+    /// Steps taken when it came.
+    arrived_at: u64,
 }
 
 impl StoredPair {
-    pub(super) fn new(chosen: Features, rejected: Features, source: PairSource) -> StoredPair {
-        StoredPair { chosen, rejected, source: Some(source), uses: 0 }
+    pub(super) fn new(
+        chosen: Features,
+        rejected: Features,
+        source: PairSource,
+        arrived_at: u64,
+    ) -> StoredPair {
+        StoredPair { chosen, rejected, source: Some(source), uses: 0, arrived_at }
     }
 }
 
@@ -153,9 +160,17 @@ impl Reservoir {
         draw.positions.iter().map(|&position| self.pairs[position].source).collect()
     }
 
-    /// Pairs that were never drawn, and pairs that were.
-    pub(super) fn counts(&self) -> (usize, usize) {
-        (self.pairs.len() - self.used, self.used)
+    /// What it holds when so many steps were taken.
+    pub(super) fn figures(&self, steps: u64) -> ReservoirFigures {
+        let mean = |sum: f64| sum / self.pairs.len().max(1) as f64;
+        let draws = self.pairs.iter().map(|pair| f64::from(pair.uses)).sum();
+        let age = self.pairs.iter().map(|pair| steps.saturating_sub(pair.arrived_at) as f64).sum();
+        ReservoirFigures {
+            never_used: self.pairs.len() - self.used,
+            used: self.used,
+            mean_draws: mean(draws),
+            mean_age_steps: mean(age),
+        }
     }
 
     /// Pairs that have ever come.
@@ -182,10 +197,12 @@ impl Reservoir {
         }
         let uses: Vec<i64> = self.pairs.iter().map(|pair| pair.uses.into()).collect();
         let sources: Vec<i64> = self.pairs.iter().flat_map(|pair| saved_source(pair.source)).collect();
+        let arrivals: Vec<i64> = self.pairs.iter().map(|pair| pair.arrived_at as i64).collect();
         let mut rng = self.rng.get_seed().to_vec();
         rng.extend(self.rng.get_stream().to_le_bytes());
         rng.extend(self.rng.get_word_pos().to_le_bytes());
         vec![
+            HostTensor::from_i64(ARRIVALS, &arrivals),
             HostTensor::from_i64(COUNTS, &[self.arrived as i64, self.learned as i64]),
             HostTensor::from_u8(RECORDS, records),
             HostTensor::from_u8(RNG, rng),
@@ -194,11 +211,12 @@ impl Reservoir {
         ]
     }
 
-    /// Puts the saved state in place of this one's; `usable` looks at each view. None when the
+    /// Puts the saved state, of after `steps` steps, in place of this one's; `usable` looks at each view. None when the
     /// tensors do not fit, which they remember.
     pub(super) fn load(
         mut self,
         tensors: &mut TensorMap,
+        steps: u64,
         usable: impl Fn(&Features) -> bool,
     ) -> Option<Reservoir> {
         let counts = tensors.take_i64(COUNTS, Some(2));
@@ -211,14 +229,24 @@ impl Reservoir {
             true => tensors.take_i64(SOURCES, Some(2 * uses.len()))?,
             false => vec![NO_SOURCE; 2 * uses.len()],
         };
-        for (&uses, &source) in uses.iter().zip(sources.as_chunks().0) {
+        let arrivals = match tensors.has(ARRIVALS) {
+            true => tensors.take_i64(ARRIVALS, Some(uses.len()))?,
+            false => vec![steps.cast_signed(); uses.len()],
+        };
+        for ((&uses, &source), arrived_at) in uses.iter().zip(sources.as_chunks().0).zip(arrivals) {
             let mut next = || Features::decode_length_delimited(&mut records).ok().filter(&usable);
             let Some((chosen, rejected)) = next().and_then(|chosen| Some((chosen, next()?))) else {
                 tensors.fault(format!("{RECORDS} does not hold the views of {USES} for this model"));
                 return None;
             };
             let source = loaded_source(source);
-            self.pairs.push_back(StoredPair { chosen, rejected, source, uses: uses as u32 });
+            self.pairs.push_back(StoredPair {
+                chosen,
+                rejected,
+                source,
+                uses: uses as u32,
+                arrived_at: arrived_at as u64,
+            });
         }
         self.used = uses.iter().take_while(|uses| **uses > 0).count();
         [self.arrived, self.learned] = [counts[0] as u64, counts[1] as u64];
@@ -229,6 +257,7 @@ impl Reservoir {
     }
 }
 
+const ARRIVALS: &str = "training.reservoir.arrivals";
 const COUNTS: &str = "training.reservoir.counts";
 const RECORDS: &str = "training.reservoir.records";
 const RNG: &str = "training.reservoir.rng";
@@ -254,7 +283,7 @@ mod tests {
 
     fn pair(id: u64) -> StoredPair {
         let view = |value| Features { dense: vec![value], ..Default::default() };
-        StoredPair::new(view(id as f32), view(-(id as f32)), source(id))
+        StoredPair::new(view(id as f32), view(-(id as f32)), source(id), id / 8)
     }
 
     fn source(id: u64) -> PairSource {
@@ -326,7 +355,8 @@ mod tests {
         let draw = reservoir.draw();
         assert_eq!((draw.new, draw.positions.len()), (2, 4), "two of them were learned before");
         assert_eq!(reservoir.lose(&draw), [4, 5].map(|id| Some(source(id))));
-        assert_eq!((reservoir.learned(), reservoir.counts()), (4, (0, 4)));
+        let figures = reservoir.figures(0);
+        assert_eq!((reservoir.learned(), figures.never_used, figures.used), (4, 0, 4));
         (6..10).for_each(|id| reservoir.push(pair(id)));
         assert_eq!(reservoir.draw(), Draw { positions: vec![4, 5, 6, 7], new: 4 });
         assert_eq!(reservoir.pairs[4].source, Some(source(6)));
@@ -338,7 +368,7 @@ mod tests {
         let mut tensors = reservoir.save();
         tensors.retain(|tensor| tensor.name != SOURCES);
         let empty = Reservoir::new(64, 4, Reuse::Fixed(3), 7);
-        let mut restored = empty.load(&mut TensorMap::new(tensors), |_| true).expect("it fits");
+        let mut restored = empty.load(&mut TensorMap::new(tensors), 0, |_| true).expect("it fits");
         restored.push(pair(6));
         let draws = [restored.draw(), restored.draw()];
         assert_eq!(
@@ -357,12 +387,27 @@ mod tests {
         (0..9).for_each(|_| drop(reservoir.draw()));
         let mut tensors = TensorMap::new(reservoir.save());
         let empty = Reservoir::new(64, 4, Reuse::Auto, 7);
-        let mut restored = empty.load(&mut tensors, |_| true).expect("what was saved fits");
+        let mut restored = empty.load(&mut tensors, 0, |_| true).expect("what was saved fits");
         tensors.finish().expect("nothing is left over");
         assert_eq!(restored.pairs, reservoir.pairs);
         for _ in 0..30 {
             assert_eq!(restored.draw(), reservoir.draw());
         }
         assert_eq!(restored.save(), reservoir.save());
+    }
+
+    #[test]
+    fn figures_are_means_over_all_pairs_and_are_kept_in_a_checkpoint() {
+        // Pairs 0 to 7 come at step 0, 8 and 9 at step 1.
+        let mut reservoir = filled(10, 16, Reuse::Fixed(4));
+        reservoir.draw();
+        let figures = reservoir.figures(5);
+        assert_eq!((figures.never_used, figures.used), (6, 4));
+        assert_eq!((figures.mean_draws, figures.mean_age_steps), (0.4, (8.0 * 5.0 + 2.0 * 4.0) / 10.0));
+        let mut tensors = TensorMap::new(reservoir.save());
+        let loaded =
+            Reservoir::new(16, 4, Reuse::Fixed(4), 9).load(&mut tensors, 0, |_| true).expect("it fits");
+        assert_eq!(loaded.figures(5), figures);
+        assert_eq!(Reservoir::new(16, 4, Reuse::Fixed(4), 9).figures(5), ReservoirFigures::default());
     }
 }

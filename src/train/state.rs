@@ -150,12 +150,14 @@ pub(super) fn restore_as(
         load_main_optimizer(&mut trainer.twin_optimizer, TWIN_OPTIMIZER, &trainer.twin, tensors),
         load_adam(&mut trainer.satisfaction_adam, SATISFACTION_OPTIMIZER, tensors),
     ];
-    let reservoir = trainer.reservoir.load(tensors, |view| check_features(&architecture, Some(view)).is_ok());
+    let counts = tensors.take_i64(COUNTS, Some(2));
+    let steps = counts.as_ref().map_or(0, |counts| counts[0].cast_unsigned());
+    let reservoir =
+        trainer.reservoir.load(tensors, steps, |view| check_features(&architecture, Some(view)).is_ok());
     let behavior = trainer.behavior.load(tensors);
     let preference = trainer.preference.load(tensors);
     let price = trainer.price.load(tensors);
     let losses = tensors.take(LOSSES, &[Dtype::F64], &[Some(3)]);
-    let counts = tensors.take_i64(COUNTS, Some(2));
 
     scaling?;
     optimizers.into_iter().collect::<Option<()>>()?;
@@ -173,6 +175,26 @@ pub(super) fn restore_as(
         groups_learned: counts[1] as u64,
         ..trainer
     })
+}
+
+/// A new trainer with the parameters of `map`, which holds `tensors`, for the model and for the twin.
+/// None when they do not fit, which `map` remembers.
+pub(super) fn begin_with(
+    settings: &Settings,
+    placement: Placement,
+    tensors: Vec<HostTensor>,
+    map: &mut TensorMap,
+) -> Option<Trainer> {
+    let trainer = create(settings, placement);
+    let architecture = &trainer.architecture;
+    let mut source = Source::Tensors { tensors: map, prefix: "" };
+    let model = Model::load(architecture, 0.0, &mut source, placement);
+    let scaling = Scaling::load(architecture.dense.len(), placement.dtype, map);
+    let (model, scaling) = (model?, scaling?);
+    let mut copies = TensorMap::new(tensors);
+    let mut source = Source::Tensors { tensors: &mut copies, prefix: "" };
+    let twin = load_twin(&model, architecture, 0.0, &mut source, placement)?;
+    Some(Trainer { model, twin, normalizer: Normalizer::frozen(&scaling), ..trainer })
 }
 
 /// The printed form of L_DPO learns each pair once: replayed ones are memorized through the ids.

@@ -15,7 +15,7 @@ use super::learn::{Batch, Forward, Gradients, Loss, Objective, TwinForward, scor
 use super::optimizer::{Adam, MainGradients, MainOptimizer};
 use super::price::Price;
 use super::progressive::{Ranked, RunningMean, Window};
-use super::report::{BadBatch, Offered, PairSource, StepReport};
+use super::report::{BadBatch, Offered, PairSource, ReservoirFigures, StepReport};
 use super::reservoir::{Reservoir, StoredPair};
 use super::results::{Norms, Results, ranked_pairs};
 
@@ -29,6 +29,10 @@ pub enum TrainError {
     Load(#[from] LoadError),
     #[error("model.backbone: {0}")]
     Backbone(LoadError),
+    #[error("model.backbone = \"{0}\" names tensors that are not given here")]
+    NoBackbone(String),
+    #[error("training cannot begin with these parameters: {0}")]
+    Parameters(LoadError),
 }
 
 /// Model, behavior-only twin, optimizers, label reservoir and progressive figures.
@@ -60,7 +64,8 @@ impl Trainer {
     /// A new model, drawn from `model.seed` alone.
     ///
     /// # Errors
-    /// `train.device` is unknown or not there.
+    /// `train.device` is unknown or not there; or `model.backbone` asks for
+    /// [`adapting`](Trainer::adapting).
     pub fn new(settings: &Settings) -> Result<Trainer, TrainError> {
         Trainer::with_dtype(settings, Dtype::F32)
     }
@@ -70,6 +75,7 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::new`].
     pub fn with_dtype(settings: &Settings, dtype: Dtype) -> Result<Trainer, TrainError> {
+        check_no_backbone(settings)?;
         let placement = placement(settings, dtype)?;
         Ok(super::state::create(settings, placement))
     }
@@ -85,7 +91,16 @@ impl Trainer {
         dtype: Dtype,
         backbone: impl IntoIterator<Item = HostTensor>,
     ) -> Result<Trainer, TrainError> {
-        let mut tensors = TensorMap::new(backbone);
+        let backbone: Vec<HostTensor> = backbone.into_iter().collect();
+        let mut tensors = TensorMap::new(backbone.iter().cloned());
+        // In the precision of training: what is finite in the file may be too large for it.
+        let is_finite =
+            |value: f64| if dtype == Dtype::F32 { (value as f32).is_finite() } else { value.is_finite() };
+        for tensor in &backbone {
+            if !tensor.to_f64().is_none_or(|values| values.into_iter().all(is_finite)) {
+                tensors.fault(format!("{} has a value that is not finite", tensor.name));
+            }
+        }
         let trainer = super::state::adapt(settings, placement(settings, dtype)?, &mut tensors);
         tensors.finish().map_err(TrainError::Backbone)?;
         Ok(trainer.expect("tensors without a fault make a trainer"))
@@ -156,6 +171,27 @@ impl Trainer {
         Ok(trainer.expect("tensors without a fault make a trainer"))
     }
 
+    /// A new trainer that begins with given parameters: exactly the tensors of a serving version, in
+    /// the precision that they have. Optimizers, reservoir and figures are those of a new model, the
+    /// twin has the same parameters, and the normalizer stays as it is given.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`]; or the tensors do not fit the settings, every fault named.
+    pub fn from_parameters(
+        settings: &Settings,
+        tensors: impl IntoIterator<Item = HostTensor>,
+    ) -> Result<Trainer, TrainError> {
+        let tensors: Vec<HostTensor> = tensors.into_iter().collect();
+        let mut map = TensorMap::new(tensors.iter().cloned());
+        for tensor in tensors.iter().filter(|tensor| !tensor.is_finite()) {
+            map.fault(format!("{} has a value that is not finite", tensor.name));
+        }
+        let placement = placement(settings, map.precision())?;
+        let trainer = super::state::begin_with(settings, placement, tensors, &mut map);
+        map.finish().map_err(TrainError::Parameters)?;
+        Ok(trainer.expect("tensors without a fault make a trainer"))
+    }
+
     /// Scores a first-seen pair for the progressive figures, then puts it into the reservoir.
     /// `source` says where it lies, and comes back in a [`BadBatch`] that loses it.
     pub fn offer_pair(&mut self, pair: &v1::PreferencePair, source: PairSource) -> Offered {
@@ -171,7 +207,7 @@ impl Trainer {
         let views = views.upload(self.placement.kind(), self.placement.device);
         let [model, twin] = score_pair(&self.model, &self.twin, &views);
         self.preference.push(Ranked::new(model.0 - model.1, twin.0 - twin.1));
-        self.reservoir.push(StoredPair::new(chosen.clone(), rejected.clone(), source));
+        self.reservoir.push(StoredPair::new(chosen.clone(), rejected.clone(), source, self.steps));
         Offered::Taken
     }
 
@@ -321,9 +357,19 @@ impl Trainer {
         self.reservoir.learned()
     }
 
-    /// Pairs in the label reservoir: those never used, and those that were.
-    pub fn reservoir_pairs(&self) -> (usize, usize) {
-        self.reservoir.counts()
+    /// Pairs that the label reservoir has ever taken in.
+    pub fn preference_pairs_taken(&self) -> u64 {
+        self.reservoir.arrived()
+    }
+
+    /// The precision of its parameters.
+    pub fn dtype(&self) -> Dtype {
+        self.placement.dtype
+    }
+
+    /// What the label reservoir holds.
+    pub fn reservoir(&self) -> ReservoirFigures {
+        self.reservoir.figures(self.steps)
     }
 
     /// That of the settings, and of the checkpoint if it was restored from one.
@@ -355,6 +401,14 @@ impl Trainer {
 fn without_mixture(settings: &Settings) -> Architecture {
     let architecture = Architecture::from_settings(settings);
     Architecture { gated: false, main_experts: 1, satisfaction_experts: 1, ..architecture }
+}
+
+/// Drawn, a frozen backbone would stay random for ever.
+pub(super) fn check_no_backbone(settings: &Settings) -> Result<(), TrainError> {
+    match settings.model.backbone.as_str() {
+        "" => Ok(()),
+        path => Err(TrainError::NoBackbone(path.to_owned())),
+    }
 }
 
 pub(super) fn placement(settings: &Settings, dtype: Dtype) -> Result<Placement, TrainError> {

@@ -6,7 +6,7 @@ use crate::kafka::ownership::OwnershipError;
 use crate::kafka::reader::ReadError;
 use crate::kafka::transaction::TransactionError;
 use crate::publish::error::PublishError;
-use crate::train::{BadBatch, TrainError};
+use crate::train::{BadBatches, TrainError};
 
 /// Why the trainer ended before it was asked to.
 #[derive(Debug, Error)]
@@ -58,8 +58,8 @@ pub enum TrainerError {
     OtherTopic { topic: String, partition: i32, offset: i64, before: String, now: String },
     #[error("'{topic}' has no partition {partition} any more, training stands at offset {offset} of it")]
     PartitionGone { topic: String, partition: i32, offset: i64 },
-    #[error("{count} batches in a row were skipped (train.max_bad_batches); the last: {last}")]
-    BadBatches { count: u32, last: BadBatch },
+    #[error(transparent)]
+    BadBatches(#[from] BadBatches),
     #[error("cannot start the thread {name}: {source}")]
     Thread { name: &'static str, source: std::io::Error },
 }

@@ -9,15 +9,16 @@ use crate::contract::v1::{self, VersionKind};
 use crate::publish::{Candidate, Published};
 use crate::settings::Settings;
 use crate::supervise::{Beat, StopToken, failpoint};
-use crate::telemetry::events::{BatchPartsDropped, BatchSkipped, SampleDropped, StepTrained};
+use crate::telemetry::events::{SampleDropped, StepTrained};
 use crate::train::batch::MicroBatcher;
-use crate::train::{BadBatch, DropReason, Offered, PairSource, StepReport, Trainer};
+use crate::train::{BadBatch, BadRun, DropReason, Offered, PairSource, StepReport, Trainer};
 
 use super::error::TrainerError;
 use super::input::{Arrival, What};
 use super::progress::{Partition, Progress};
 use super::schedule::Schedule;
 use super::start::Learned;
+use super::told;
 
 /// How often a waiting loop looks at the stop.
 const SLICE: Duration = Duration::from_millis(50);
@@ -55,8 +56,7 @@ pub struct Learner {
     batch_age: Duration,
     last_step: Instant,
     event_time_watermark_ms: i64,
-    max_bad_batches: u32,
-    bad_batches: u32,
+    bad_batches: BadRun,
     is_publishing: bool,
 }
 
@@ -79,8 +79,7 @@ impl Learner {
             batch_age: ms(settings.train.batch_age_ms),
             last_step: Instant::now(),
             event_time_watermark_ms: learned.event_time_watermark_ms,
-            max_bad_batches: settings.train.max_bad_batches,
-            bad_batches: 0,
+            bad_batches: BadRun::new(settings.train.max_bad_batches),
             is_publishing: false,
         }
     }
@@ -224,7 +223,7 @@ impl Learner {
         failpoint("train-step");
         match self.trainer.step(&groups) {
             Ok(report) => {
-                self.bad_batches = 0;
+                self.bad_batches.end();
                 for (position, ((partition, offset), group)) in from.iter().zip(&groups).enumerate() {
                     if report.too_small.contains(&position) {
                         let reason = DropReason::GroupTooSmall.as_str();
@@ -238,13 +237,8 @@ impl Learner {
                 Ok(())
             }
             Err(bad) => {
-                self.bad_batches += 1;
                 self.pass_over_batch(&from, &bad);
-                BatchSkipped { reason: &bad.to_string(), in_a_row: self.bad_batches }.emit();
-                if self.bad_batches >= self.max_bad_batches {
-                    return Err(TrainerError::BadBatches { count: self.bad_batches, last: bad });
-                }
-                Ok(())
+                Ok(told::batch_skipped(&mut self.bad_batches, bad)?)
             }
         }
     }
@@ -321,12 +315,9 @@ impl Learner {
     }
 
     fn report(&self, report: &StepReport, elapsed: Duration) {
-        for (&reason, &count) in &report.dropped {
-            let kind = if reason == DropReason::GroupTooSmall { "group" } else { "view" };
-            BatchPartsDropped { kind, reason: reason.as_str(), count: count as u64 }.emit();
-        }
+        told::parts_dropped(&report.dropped);
         let progressive = self.trainer.progressive();
-        let (never_used_pairs, used_pairs) = self.trainer.reservoir_pairs();
+        let reservoir = self.trainer.reservoir();
         let losses: Vec<(&'static str, f64)> = [
             ("main", report.loss_main),
             ("satisfaction", report.loss_satisfaction),
@@ -364,8 +355,10 @@ impl Learner {
             dead_gates: &report.dead_gates,
             all_gates_dead: report.all_gates_dead,
             scores: &scores,
-            never_used_pairs,
-            used_pairs,
+            never_used_pairs: reservoir.never_used,
+            used_pairs: reservoir.used,
+            mean_draws: reservoir.mean_draws,
+            mean_age_steps: reservoir.mean_age_steps,
         }
         .emit();
     }

@@ -29,6 +29,7 @@ mod start;
 #[cfg(test)]
 mod tests;
 mod threads;
+pub(crate) mod told;
 
 use std::thread;
 use std::time::Duration;

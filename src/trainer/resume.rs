@@ -2,7 +2,7 @@
 
 use crate::contract::v1;
 use crate::kafka::identity::TopicId;
-use crate::model::Architecture;
+use crate::publish::manifest;
 use crate::settings::{Gap, Settings};
 
 use super::error::TrainerError;
@@ -22,18 +22,10 @@ pub struct Held {
 
 /// Refuses a checkpoint whose model is not the one that the settings describe.
 pub fn check_model(checkpoint: &v1::Manifest, settings: &Settings) -> Result<(), TrainerError> {
-    let wanted = Architecture::from_settings(settings);
-    let mut sections = Vec::new();
-    if checkpoint.features.as_ref() != Some(&wanted.feature_schema()) {
-        sections.push("[features]");
+    match manifest::unlike_sections(checkpoint, settings) {
+        None => Ok(()),
+        Some(sections) => Err(TrainerError::OtherModel { version: checkpoint.version, sections }),
     }
-    if checkpoint.shape.as_ref() != Some(&wanted.model_shape()) {
-        sections.push("[model]");
-    }
-    if sections.is_empty() {
-        return Ok(());
-    }
-    Err(TrainerError::OtherModel { version: checkpoint.version, sections: sections.join(" and ") })
 }
 
 /// Fits what has been learned to what the logs hold: partitions that are new are read from their
@@ -101,6 +93,7 @@ pub const GONE: &str = "gone from the log before it was learned (train.gap = \"a
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Architecture;
 
     fn partition(number: i32) -> Partition {
         Partition { topic: "groups".into(), number }

@@ -1,7 +1,6 @@
 //! From ownership to the first step.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::time::Duration;
 
 use crate::kafka::reader::{LogReader, ReadError};
@@ -116,12 +115,8 @@ fn try_start(settings: &Settings, halt: &StopToken) -> Result<Started, TrainerEr
 
 /// The tensors of the frozen backbone, if there is to be one.
 fn backbone(settings: &Settings) -> Result<Option<Vec<HostTensor>>, TrainerError> {
-    let path = &settings.model.backbone;
-    if path.is_empty() {
-        return Ok(None);
-    }
-    let tensors = files::read_safetensors(Path::new(path));
-    tensors.map(Some).map_err(|source| TrainerError::Backbone { path: path.clone(), source })
+    let unread = |source| TrainerError::Backbone { path: settings.model.backbone.clone(), source };
+    files::read_backbone(settings).map_err(unread)
 }
 
 /// What the log holds of every partition of a topic.

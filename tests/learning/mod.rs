@@ -10,10 +10,11 @@ use easq::train::{PairSource, Trainer};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// The defaults on the CPU, with a reward that the log carries and a fixed weight of L_DPO.
+/// The defaults on the CPU, or on the device that the variable EASQ_TEST_DEVICE names (cuda:0), with a
+/// reward that the log carries and a fixed weight of L_DPO.
 pub fn settings(dpo: Dpo) -> Settings {
     let mut settings = Settings::default();
-    settings.train.device = "cpu".into();
+    settings.train.device = std::env::var("EASQ_TEST_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
     settings.train.dpo = dpo;
     settings.train.price_control = Switch::Off;
     settings.reward.signal = "value".into();

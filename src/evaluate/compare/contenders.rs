@@ -87,6 +87,7 @@ pub fn contenders(quick: bool) -> Vec<Contender> {
     let no_lora: fn(f64) -> Kind = |dpo_weight| Kind::Baseline(Method::NoLora { dpo_weight });
     add(Family::Ablation, no_lora, "no-lora, fixed weight", again, &[0.5]);
     add(Family::Ablation, |_| Kind::WithoutMixture, "no-moe, fixed weight", fixed, &[0.5]);
+    add(Family::Ablation, |_| Kind::WithoutMixture, "no-moe as printed, weight", printed, &[2.0]);
     add(Family::Ablation, trainer, "no-injection, fixed weight", no_injection, &[0.5]);
     add(Family::Ablation, trainer, "no-dpo", no_dpo, none);
     all

@@ -6,14 +6,14 @@ use serde::Serialize;
 
 use super::contenders::{Contender, Family, Kind};
 use super::{CompareError, Stream};
-use crate::contract::v1::{BehaviorGroup, Features, PreferencePair, sample};
+use crate::contract::v1::{BehaviorGroup, Features, HeldOutList, PreferencePair, sample};
 use crate::evaluate::held_out::rewards;
 use crate::evaluate::ranking::{RankingMetrics, RankingTally};
 use crate::model::{DropReason, Dtype};
 use crate::settings::Settings;
-use crate::simulate::HeldOutList;
+use crate::supervise::StopToken;
 use crate::train::research::Baseline;
-use crate::train::{Offered, PairSource, StepReport, Trainer};
+use crate::train::{BadBatch, Driver, Learner, Offered, PairSource, StepReport, Stepped, Trainer};
 
 /// The last steps of a stream, in which the price that was paid is measured.
 const PRICE_SHARE: f64 = 1.0 / 3.0;
@@ -36,45 +36,47 @@ pub struct Run {
 }
 
 /// The two kinds of learners.
-enum Learner {
+enum Anyone {
     Trainer(Box<Trainer>),
     Baseline(Box<Baseline>),
 }
 
-impl Learner {
-    fn new(settings: &Settings, kind: Kind) -> Result<Learner, CompareError> {
+impl Anyone {
+    fn new(settings: &Settings, kind: Kind) -> Result<Anyone, CompareError> {
         Ok(match kind {
-            Kind::Trainer => Learner::Trainer(Box::new(Trainer::new(settings)?)),
+            Kind::Trainer => Anyone::Trainer(Box::new(Trainer::new(settings)?)),
             Kind::WithoutMixture => {
-                Learner::Trainer(Box::new(Trainer::without_mixture(settings, Dtype::F32)?))
+                Anyone::Trainer(Box::new(Trainer::without_mixture(settings, Dtype::F32)?))
             }
             Kind::Baseline(method) => {
-                Learner::Baseline(Box::new(Baseline::new(settings, method, Dtype::F32)?))
+                Anyone::Baseline(Box::new(Baseline::new(settings, method, Dtype::F32)?))
             }
         })
     }
 
-    fn offer(&mut self, pair: &PreferencePair, source: PairSource) -> Offered {
-        match self {
-            Learner::Trainer(trainer) => trainer.offer_pair(pair, source),
-            Learner::Baseline(baseline) => baseline.offer_pair(pair, source),
-        }
-    }
-
-    fn step(&mut self, groups: &[BehaviorGroup]) -> Result<Option<StepReport>, String> {
-        match self {
-            Learner::Trainer(trainer) => trainer.step(groups).map(Some).map_err(|bad| bad.to_string()),
-            Learner::Baseline(baseline) => {
-                baseline.step(groups);
-                Ok(None)
-            }
-        }
-    }
-
     fn score(&self, views: &[&Features]) -> Result<Vec<f64>, DropReason> {
         match self {
-            Learner::Trainer(trainer) => trainer.score(views),
-            Learner::Baseline(baseline) => baseline.score(views),
+            Anyone::Trainer(trainer) => trainer.score(views),
+            Anyone::Baseline(baseline) => baseline.score(views),
+        }
+    }
+}
+
+impl Learner for Anyone {
+    /// Only of those that have a twin.
+    type Report = Option<StepReport>;
+
+    fn offer_pair(&mut self, pair: &PreferencePair, source: PairSource) -> Offered {
+        match self {
+            Anyone::Trainer(trainer) => trainer.offer_pair(pair, source),
+            Anyone::Baseline(baseline) => baseline.offer_pair(pair, source),
+        }
+    }
+
+    fn step(&mut self, groups: &[BehaviorGroup]) -> Result<Self::Report, BadBatch> {
+        match self {
+            Anyone::Trainer(trainer) => trainer.step(groups).map(Some),
+            Anyone::Baseline(baseline) => baseline.step(groups).map(|_| None),
         }
     }
 }
@@ -86,38 +88,40 @@ pub fn learn(
     stream: &Stream,
     world: &'static str,
     seed: u64,
+    stop: &StopToken,
 ) -> Result<Run, CompareError> {
     let settings = contender.settings(settings);
     let failed =
         |problem: String| CompareError::Contender { contender: contender.name.clone(), world, seed, problem };
     let began = Instant::now();
-    let mut learner = Learner::new(&settings, contender.kind)?;
+    let mut driver = Driver::new(Anyone::new(&settings, contender.kind)?, settings.train.batch_groups);
     let mut steps = Vec::new();
-    let mut batch = Vec::new();
-    let mut step = |learner: &mut Learner, batch: &mut Vec<BehaviorGroup>| {
-        steps.push(learner.step(&std::mem::take(batch)).map_err(&failed)?);
-        Ok::<(), CompareError>(())
+    let mut settle = |stepped: Option<Stepped<(), Option<StepReport>>>| -> Result<(), CompareError> {
+        let Some(Stepped { result, .. }) = stepped else { return Ok(()) };
+        steps.push(result.map_err(|bad| failed(bad.to_string()))?);
+        Ok(())
     };
     for (number, sample) in (0..).zip(&stream.samples) {
+        if stop.is_stopped() {
+            return Err(CompareError::Interrupted);
+        }
         match sample {
-            sample::Sample::BehaviorGroup(group) => batch.push(group.clone()),
+            sample::Sample::BehaviorGroup(group) => settle(driver.take_group((), group.clone()))?,
             sample::Sample::PreferencePair(pair) => {
-                let source = PairSource { partition: 0, offset: number };
-                if learner.offer(pair, source) == Offered::Full {
-                    step(&mut learner, &mut batch)?;
-                    learner.offer(pair, source);
+                let (offered, stepped) = driver.take_pair(pair, PairSource { partition: 0, offset: number });
+                settle(stepped)?;
+                if offered != Offered::Taken {
+                    return Err(failed(format!("pair {number} was not taken in: {offered:?}")));
                 }
             }
-        }
-        if batch.len() >= settings.train.batch_groups {
-            step(&mut learner, &mut batch)?;
+            // They are judged by, never learned.
+            sample::Sample::HeldOutList(_) => {}
         }
     }
-    if !batch.is_empty() {
-        step(&mut learner, &mut batch)?;
-    }
+    settle(driver.close())?;
     let seconds = began.elapsed().as_secs_f64();
-    let held_out = rank(&settings, &learner, &stream.lists).map_err(|reason| failed(reason.to_string()))?;
+    let held_out =
+        rank(&settings, driver.learner(), &stream.lists).map_err(|reason| failed(reason.to_string()))?;
     let last = steps.last().and_then(Option::as_ref);
     Ok(Run {
         contender: contender.name.clone(),
@@ -145,14 +149,14 @@ fn stream_cost(steps: &[Option<StepReport>]) -> Option<f64> {
 
 fn rank(
     settings: &Settings,
-    learner: &Learner,
+    learner: &Anyone,
     lists: &[HeldOutList],
 ) -> Result<Option<RankingMetrics>, DropReason> {
     let mut tally = RankingTally::default();
     for list in lists {
         let features: Vec<&Features> = list.views.iter().filter_map(|view| view.features.as_ref()).collect();
         let rewards = rewards(&list.views, &settings.reward)?;
-        tally.add(HeldOutList::RELEVANT, &learner.score(&features)?, &rewards, settings.reward.margin);
+        tally.add(list.relevant as usize, &learner.score(&features)?, &rewards, settings.reward.margin);
     }
     Ok(tally.metrics())
 }

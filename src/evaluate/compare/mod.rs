@@ -16,10 +16,11 @@ use std::thread;
 
 use serde::Serialize;
 
-use crate::contract::v1::sample;
+use crate::contract::v1::{HeldOutList, sample};
 use crate::settings::{Preset, Settings};
-use crate::simulate::{HeldOutList, Progress, SimulateError, World, WorldConfig, WorldError, samples};
+use crate::simulate::{SimulateError, World, WorldConfig, WorldError, samples};
 use crate::supervise::StopToken;
+use crate::telemetry::Progress;
 use crate::train::TrainError;
 
 use contenders::{Contender, contenders};
@@ -33,22 +34,22 @@ const LISTS: usize = 1500;
 #[derive(Debug, Clone, clap::Args)]
 pub struct CompareArgs {
     /// Two minutes: fewer views, two seeds, two worlds.
-    #[arg(long)]
+    #[arg(long, requires = "compare")]
     quick: bool,
     /// Streams per world, of seeds 1, 2, ... [default: 5].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", requires = "compare")]
     seeds: Option<u64>,
     /// Views of a stream [default: 192000].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", requires = "compare")]
     views: Option<u64>,
     /// Worlds [default: all].
-    #[arg(long, value_delimiter = ',', value_name = "NAME,...")]
+    #[arg(long, value_delimiter = ',', value_name = "NAME,...", requires = "compare")]
     worlds: Vec<String>,
     /// Only contenders whose name contains one of these.
-    #[arg(long, value_delimiter = ',', value_name = "TEXT,...")]
+    #[arg(long, value_delimiter = ',', value_name = "TEXT,...", requires = "compare")]
     contenders: Vec<String>,
     /// Contenders that learn at a time [default: one per core].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", requires = "compare")]
     jobs: Option<usize>,
     /// Folder of comparison.html and comparison.json.
     #[arg(long, value_name = "DIR", default_value = "comparison")]
@@ -74,8 +75,21 @@ pub enum CompareError {
     Chart(#[from] chart::ChartError),
     #[error("'{path}': {source}")]
     Io { path: PathBuf, source: io::Error },
+    #[error("the world gives only {lists} of {LISTS} held-out lists")]
+    TooFewLists { lists: usize },
     #[error("interrupted")]
     Interrupted,
+}
+
+impl CompareError {
+    /// Whether other arguments or settings are the remedy.
+    pub(crate) fn is_usage(&self) -> bool {
+        matches!(self, Self::UnknownWorld { .. } | Self::UnknownContender(_) | Self::World(_))
+    }
+
+    pub(crate) fn is_interrupted(&self) -> bool {
+        matches!(self, Self::Interrupted)
+    }
 }
 
 /// A world to compare in.
@@ -103,7 +117,7 @@ const WORLDS: [ComparedWorld; 5] = [
 struct Stream {
     samples: Vec<sample::Sample>,
     lists: Vec<HeldOutList>,
-    /// Labelled views are not known here; what was answered is.
+    answers: u64,
     pairs: u64,
 }
 
@@ -132,13 +146,19 @@ pub fn compare(
             let runs = learn_all(&settings, world, seed, &stream, &contenders, jobs, stop, &mut |runs| {
                 progress.set(done + runs, format!("contenders, world {}, seed {seed}", world.name));
             })?;
-            report.streams.push(StreamOf { world: world.name, seed, pairs: stream.pairs });
+            report.streams.push(StreamOf {
+                world: world.name,
+                seed,
+                answers: stream.answers,
+                pairs: stream.pairs,
+            });
             report.runs.extend(runs);
+            // A later failure takes nothing away.
+            report.summarize();
+            write(args, &report)?;
         }
     }
     progress.finish();
-    report.summarize();
-    write(args, &report)?;
     writeln!(out, "{}", report.table())
         .map_err(|source| CompareError::Io { path: PathBuf::from("standard output"), source })
 }
@@ -177,11 +197,16 @@ fn of_seed(settings: &Settings, seed: u64) -> Settings {
     let mut settings = settings.clone();
     settings.simulate.seed = seed;
     settings.model.seed = seed;
+    // They learn everything of their own.
+    settings.model.backbone.clear();
     // Tables as large as the world, as its ids are dense.
     let simulate = &settings.simulate;
     let rows = [simulate.users, simulate.videos, simulate.authors, simulate.topics];
-    for (field, rows) in settings.features.sparse.iter_mut().zip(rows) {
-        field.rows = rows as u64;
+    for field in &mut settings.features.sparse {
+        // The world's fields are 1 to 4 in this order.
+        if let Some(rows) = field.field.checked_sub(1).and_then(|index| rows.get(index as usize)) {
+            field.rows = *rows as u64;
+        }
     }
     settings
 }
@@ -196,9 +221,13 @@ fn stream(settings: &Settings, world: ComparedWorld, seed: u64, views: u64) -> R
         ..WorldConfig::new(&simulate, settings.features.schema_version)
     };
     let world = World::new(config)?;
-    let samples = samples(settings, &world)?;
+    let (samples, answers) = samples(settings, &world)?;
     let pairs = samples.iter().filter(|sample| matches!(sample, sample::Sample::PreferencePair(_))).count();
-    Ok(Stream { lists: world.held_out_lists(LISTS), samples, pairs: pairs as u64 })
+    let lists = world.held_out_lists(LISTS);
+    if lists.len() < LISTS {
+        return Err(CompareError::TooFewLists { lists: lists.len() });
+    }
+    Ok(Stream { lists, samples, answers, pairs: pairs as u64 })
 }
 
 /// Several at a time, each on a thread of its own, in the order in which they are listed.
@@ -225,7 +254,7 @@ fn learn_all(
                     if stop.is_stopped() {
                         break;
                     }
-                    let run = learn(settings, contender, stream, world.name, seed);
+                    let run = learn(settings, contender, stream, world.name, seed, stop);
                     results.lock().unwrap_or_else(PoisonError::into_inner).push(run);
                     // Nobody listens any more only when all has ended.
                     let _ = sender.send(());
@@ -240,6 +269,12 @@ fn learn_all(
     }
     let mut runs: Vec<Run> =
         results.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().collect::<Result<_, _>>()?;
+    // The same main batches for all, or they are not compared.
+    if let Some(other) = runs.iter().find(|run| run.steps != runs[0].steps) {
+        let problem = format!("{} steps, where {} took {}", other.steps, runs[0].contender, runs[0].steps);
+        let contender = other.contender.clone();
+        return Err(CompareError::Contender { contender, world: world.name, seed, problem });
+    }
     let position = |run: &Run| contenders.iter().position(|contender| contender.name == run.contender);
     runs.sort_by_key(position);
     Ok(runs)

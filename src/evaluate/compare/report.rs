@@ -25,11 +25,12 @@ pub struct Report {
     pub runs: Vec<Run>,
 }
 
-/// How many answers a stream had, as preference pairs.
+/// How many answers a stream had, and how many preference pairs they made.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct StreamOf {
     pub world: &'static str,
     pub seed: u64,
+    pub answers: u64,
     pub pairs: u64,
 }
 
@@ -96,11 +97,11 @@ impl Report {
             let mut table = Table::new();
             table.load_preset(UTF8_FULL_CONDENSED).set_header(HEADER);
             rows.iter().for_each(|row| _ = table.add_row(cells(row)));
-            let pairs = self.pairs(world);
+            let (answers, pairs) = (self.mean_of(world, |s| s.answers), self.mean_of(world, |s| s.pairs));
             // Writing into a string does not fail.
             let _ = writeln!(
                 text,
-                "{world}: {} views, {pairs:.0} preference pairs, {} seeds",
+                "{world}: {} views, {answers:.0} answers, {pairs:.0} preference pairs, {} seeds",
                 self.views, self.seeds
             );
             let _ = writeln!(text, "{table}");
@@ -125,9 +126,10 @@ impl Report {
             let body: String = rows.iter().map(row_html).collect();
             let _ = write!(
                 sections,
-                "<section><h2>{world}</h2><p>{:.0} preference pairs per stream</p>{chart}\
+                "<section><h2>{world}</h2><p>{:.0} answers, {:.0} preference pairs per stream</p>{chart}\
                  <div class=\"wide\"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></section>",
-                self.pairs(world)
+                self.mean_of(world, |stream| stream.answers),
+                self.mean_of(world, |stream| stream.pairs)
             );
         }
         let fields = [
@@ -154,9 +156,9 @@ impl Report {
     }
 
     /// Mean over the streams of a world.
-    fn pairs(&self, world: &str) -> f64 {
+    fn mean_of(&self, world: &str, value: fn(&StreamOf) -> u64) -> f64 {
         let of_world = self.streams.iter().filter(|stream| stream.world == world);
-        Spread::of(&of_world.map(|stream| stream.pairs as f64).collect::<Vec<_>>()).mean
+        Spread::of(&of_world.map(|stream| value(stream) as f64).collect::<Vec<_>>()).mean
     }
 }
 
@@ -271,7 +273,8 @@ mod tests {
     #[test]
     fn a_row_says_mean_deviation_price_and_t_against_the_same_seeds() {
         let mut report = Report::new(1_000, 3);
-        report.streams = (1..=3).map(|seed| StreamOf { world: "dense", seed, pairs: 10 * seed }).collect();
+        report.streams =
+            (1..=3).map(|seed| StreamOf { world: "dense", seed, answers: seed, pairs: 10 * seed }).collect();
         for seed in 1..=3 {
             report.runs.push(run("behavior-only", Family::BehaviorOnly, seed, seed == 1, None));
             report.runs.push(run("poor", Family::Baseline, seed, false, None));

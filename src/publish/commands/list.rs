@@ -1,4 +1,4 @@
-//! `easq model list` and `easq model show`.
+//! `easq model`, and what `list` and `show` print.
 
 use std::io::Write;
 
@@ -11,7 +11,7 @@ use crate::publish::registry::{Registry, RegistryReader};
 use crate::settings::Settings;
 use crate::supervise::StopToken;
 
-use super::CommandError;
+use super::{CommandError, PinArgs, pin};
 
 /// What to do with a model's versions.
 #[derive(Debug, Clone, clap::Subcommand)]
@@ -20,6 +20,15 @@ pub enum ModelCommand {
     List(ListArgs),
     /// Print the manifest of a version as JSON.
     Show(ShowArgs),
+    /// Make readers follow a version that is newer than the one they follow, or stay with that one.
+    ///
+    /// It is pinned: the trainer goes on learning and goes on moving production, which readers follow again
+    /// after `easq model unpin`.
+    Promote(PinArgs),
+    /// Make readers follow an older version than they follow now; it is pinned as with `promote`.
+    Rollback(PinArgs),
+    /// Let readers follow production again.
+    Unpin,
 }
 
 #[derive(Debug, Clone, clap::Args)]
@@ -42,11 +51,15 @@ pub fn model(
     stop: &StopToken,
     out: &mut dyn Write,
 ) -> Result<(), CommandError> {
-    let registry = RegistryReader::open(settings, "model command", stop)?.registry;
+    let registry = || RegistryReader::open(settings, "model command", stop).map(|reader| reader.registry);
     match command {
-        ModelCommand::List(ListArgs { json: true }) => list_json(&registry, out),
-        ModelCommand::List(ListArgs { json: false }) => list_table(&registry, out),
+        ModelCommand::Promote(args) => pin::promote(settings, args, stop, out),
+        ModelCommand::Rollback(args) => pin::rollback(settings, args, stop, out),
+        ModelCommand::Unpin => pin::unpin(settings, stop, out),
+        ModelCommand::List(ListArgs { json: true }) => list_json(&registry()?, out),
+        ModelCommand::List(ListArgs { json: false }) => list_table(&registry()?, out),
         ModelCommand::Show(ShowArgs { version }) => {
+            let registry = registry()?;
             let found = registry.versions.get(version).ok_or_else(|| CommandError::NoVersion {
                 model: settings.model.name.clone(),
                 version: *version,

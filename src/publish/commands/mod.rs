@@ -1,7 +1,8 @@
-//! `easq follow`, `easq model list|show` and `easq score`: their arguments and what they do.
+//! `easq follow`, `easq model` and `easq score`: their arguments and what they do.
 
 mod follow;
 mod list;
+mod pin;
 mod score;
 
 use thiserror::Error;
@@ -12,6 +13,7 @@ use super::error::PublishError;
 
 pub use follow::{FollowArgs, follow};
 pub use list::{ModelCommand, model};
+pub use pin::PinArgs;
 pub use score::{ScoreArgs, score};
 
 /// Why one of these commands could not do what it was asked.
@@ -21,6 +23,10 @@ pub enum CommandError {
     Publish(#[from] PublishError),
     #[error("version {version} of model '{model}' is not in the registry: `easq model list` shows what is")]
     NoVersion { model: String, version: u64 },
+    #[error("version {version} of model '{model}' is not pinned: {reason}")]
+    NotPinned { model: String, version: u64, reason: String },
+    #[error(transparent)]
+    Produce(#[from] crate::kafka::producer::ProduceError),
     #[error("{}: {source}", path.display())]
     Load { path: std::path::PathBuf, source: LoadError },
     #[error("{input} line {line}: {reason}")]

@@ -10,7 +10,7 @@ use crate::contract::samples::SampleReader;
 use crate::contract::v1;
 use crate::model::{Architecture, Scorer};
 use crate::publish::error::PublishError;
-use crate::publish::{files, read_current};
+use crate::publish::{current, files, read_current};
 use crate::settings::Settings;
 
 use super::CommandError;
@@ -25,7 +25,7 @@ const BATCH_VIEWS: usize = 1024;
 #[command(group(clap::ArgGroup::new("weights").required(true).args(["dir", "model"])))]
 #[command(group(clap::ArgGroup::new("input").required(true).args(["views", "samples"])))]
 pub struct ScoreArgs {
-    /// A folder that `easq follow` keeps; its current version is used.
+    /// A folder that `easq follow` keeps, whose current version is used, or that `easq train` wrote.
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
     /// A model.safetensors, with adapter_model.safetensors beside it unless it holds LoRA itself.
@@ -43,7 +43,8 @@ pub struct ScoreArgs {
 /// Scores and prints to `out`.
 pub fn score(settings: &Settings, args: &ScoreArgs, out: &mut dyn Write) -> Result<(), CommandError> {
     let scorer = match (&args.dir, &args.model) {
-        (Some(dir), _) => scorer_of_current(dir)?,
+        (Some(dir), _) if current(dir).is_ok() => scorer_of_current(dir)?,
+        (Some(dir), _) => scorer(settings, &dir.join(files::MODEL))?,
         (None, Some(model)) => scorer(settings, model)?,
         (None, None) => unreachable!("clap asks for one of the two"),
     };
@@ -122,6 +123,7 @@ fn views_of(sample: v1::Sample) -> Vec<v1::BehaviorEvent> {
         Some(v1::sample::Sample::PreferencePair(pair)) => {
             [pair.chosen, pair.rejected].into_iter().flatten().filter_map(|labelled| labelled.view).collect()
         }
+        Some(v1::sample::Sample::HeldOutList(list)) => list.views,
         None => Vec::new(),
     }
 }

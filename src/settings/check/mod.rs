@@ -15,6 +15,24 @@ const HEARTBEATS_PER_SESSION: u64 = 3;
 /// The broker's own limit of a transaction's timeout (`transaction.max.timeout.ms`).
 const MAX_TRANSACTION_TIMEOUT_MS: u64 = 900_000;
 
+/// What a setting of a size, a duration or a weight is.
+trait Number: PartialOrd + Default {
+    /// Not infinite.
+    fn is_number(&self) -> bool {
+        true
+    }
+}
+
+impl Number for i64 {}
+impl Number for u32 {}
+impl Number for u64 {}
+impl Number for usize {}
+impl Number for f64 {
+    fn is_number(&self) -> bool {
+        self.is_finite()
+    }
+}
+
 /// A value that is not allowed.
 pub(super) struct Finding {
     pub key: String,
@@ -58,12 +76,12 @@ impl Findings {
         }
     }
 
-    fn positive<T: PartialOrd + Default>(&mut self, value: T, key: &str) {
-        self.require(value > T::default(), key, "must be greater than 0");
+    fn positive<T: Number>(&mut self, value: T, key: &str) {
+        self.require(value.is_number() && value > T::default(), key, "must be a number greater than 0");
     }
 
-    fn not_negative<T: PartialOrd + Default>(&mut self, value: T, key: &str) {
-        self.require(value >= T::default(), key, "must not be negative");
+    fn not_negative<T: Number>(&mut self, value: T, key: &str) {
+        self.require(value.is_number() && value >= T::default(), key, "must be a number, and not negative");
     }
 
     fn share(&mut self, value: f64, key: &str) {

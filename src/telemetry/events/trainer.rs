@@ -72,6 +72,19 @@ impl TrainingBegins<'_> {
     }
 }
 
+/// The samples of a file are learned from here on.
+pub struct FileTrainingBegins<'a> {
+    pub path: &'a std::path::Path,
+    /// Of the model that it goes on with; 0 of a new one.
+    pub step: u64,
+}
+
+impl FileTrainingBegins<'_> {
+    pub fn emit(self) {
+        info!(samples = %self.path.display(), step = self.step, "training from a sample file begins");
+    }
+}
+
 /// Records were gone before they were learned; training goes on behind them.
 pub struct GapAccepted<'a> {
     pub topic: &'a str,
@@ -174,11 +187,11 @@ pub struct StepTrained<'a> {
     pub losses: &'a [(&'static str, f64)],
     /// Progressive win rates by model (`model`, `twin`) and kind (`behavior`, `preference`).
     pub win_rates: &'a [(&'static str, &'static str, f64)],
-    /// Gradient norms by group of parameters, before clipping.
     /// λ2
     pub dpo_weight: f64,
     /// Share of the behavior pairs that alignment costs.
     pub behavior_cost: f64,
+    /// Gradient norms by group of parameters, before clipping.
     pub gradient_norms: &'a [(&'static str, f64)],
     pub clipped: bool,
     pub drew_pairs: bool,
@@ -190,6 +203,9 @@ pub struct StepTrained<'a> {
     pub scores: &'a [(&'static str, &'static str, f64)],
     pub never_used_pairs: usize,
     pub used_pairs: usize,
+    /// Per pair in the reservoir.
+    pub mean_draws: f64,
+    pub mean_age_steps: f64,
 }
 
 impl StepTrained<'_> {
@@ -212,6 +228,8 @@ impl StepTrained<'_> {
         self.emit_health();
         gauge!(names::TRAIN_RESERVOIR_PAIRS, "state" => "never_used").set(self.never_used_pairs as f64);
         gauge!(names::TRAIN_RESERVOIR_PAIRS, "state" => "used").set(self.used_pairs as f64);
+        gauge!(names::TRAIN_RESERVOIR_DRAWS).set(self.mean_draws);
+        gauge!(names::TRAIN_RESERVOIR_AGE).set(self.mean_age_steps);
         debug!(step = self.step, groups = self.groups, pairs = self.pairs, losses = ?self.losses, "step");
     }
 

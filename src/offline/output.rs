@@ -1,0 +1,59 @@
+//! The folder with the model.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::error::TrainFileError;
+use super::learning::Learning;
+use crate::contract::v1;
+use crate::model::HostTensor;
+use crate::publish::pages::{KnownPages, PagePlan};
+use crate::publish::{files, manifest};
+use crate::settings::Settings;
+
+/// Refuses a folder that holds something, before anything is learned.
+pub fn check_free(dir: &Path) -> Result<(), TrainFileError> {
+    match fs::read_dir(dir) {
+        Ok(mut entries) => match entries.next() {
+            None => Ok(()),
+            Some(_) => Err(TrainFileError::OutputInUse { path: dir.to_owned() }),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(TrainFileError::File { path: dir.to_owned(), source }),
+    }
+}
+
+/// Writes what was learned.
+pub fn write(settings: &Settings, learning: &Learning, dir: &Path) -> Result<(), TrainFileError> {
+    let mut tensors = learning.trainer().serving_tensors();
+    tensors.extend(learning.trainer().training_state());
+    if let Some(broken) = tensors.iter().find(|tensor| !tensor.is_finite()) {
+        return Err(TrainFileError::NotFinite { tensor: broken.name.clone() });
+    }
+    let manifest = manifest(settings, learning, &tensors);
+    files::write_folder(dir, &manifest, &tensors).map_err(TrainFileError::file(dir))
+}
+
+/// A version of no registry: it has no number, no parent and no offsets, and says not when it was
+/// written, so that the same samples give the same bytes. Its pages are numbered, not placed.
+fn manifest(settings: &Settings, learning: &Learning, tensors: &[HostTensor]) -> v1::Manifest {
+    let trainer = learning.trainer();
+    let plan = PagePlan::new(tensors, settings.publish.page_bytes, &KnownPages::default());
+    let numbers: Vec<i64> = (0..).take(plan.writes.len()).collect();
+    v1::Manifest {
+        format: manifest::FORMAT,
+        model: settings.model.name.clone(),
+        kind: v1::VersionKind::Checkpoint.into(),
+        program: env!("CARGO_PKG_VERSION").to_owned(),
+        event_time_watermark_ms: learning.event_time_watermark_ms(),
+        step: trainer.steps(),
+        behavior_groups_learned: trainer.behavior_groups_learned(),
+        preference_pairs_learned: trainer.preference_pairs_learned(),
+        features: Some(trainer.architecture().feature_schema()),
+        shape: Some(trainer.architecture().model_shape()),
+        tensors: plan.placed(&numbers),
+        progressive: Some(trainer.progressive()),
+        ..v1::Manifest::default()
+    }
+}

@@ -1,0 +1,135 @@
+//! `easq model promote|rollback|unpin`: what a person says about which version readers follow.
+
+use std::io::Write;
+use std::time::{Duration, SystemTime};
+
+use prost::Message;
+
+use super::CommandError;
+use crate::contract::v1;
+use crate::kafka::Outgoing;
+use crate::kafka::producer::Producer;
+use crate::publish::error::PublishError;
+use crate::publish::registry::{PIN, Registry, RegistryReader};
+use crate::settings::Settings;
+use crate::supervise::StopToken;
+
+/// How long the brokers may take to acknowledge it.
+const DELIVERED_WITHIN: Duration = Duration::from_secs(60);
+
+/// Which version readers are to follow, and why.
+#[derive(Debug, Clone, clap::Args)]
+pub struct PinArgs {
+    /// The version's number.
+    pub version: u64,
+    /// Why, for those who look at the registry later.
+    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub reason: String,
+}
+
+/// Makes readers follow a version that is not older than the one they follow now.
+pub fn promote(
+    settings: &Settings,
+    args: &PinArgs,
+    stop: &StopToken,
+    out: &mut dyn Write,
+) -> Result<(), CommandError> {
+    pin(settings, args, stop, out, |version, followed| {
+        (version < followed).then(|| format!("they follow version {followed} now: use `easq model rollback`"))
+    })
+}
+
+/// Makes readers follow a version that is older than the one they follow now.
+pub fn rollback(
+    settings: &Settings,
+    args: &PinArgs,
+    stop: &StopToken,
+    out: &mut dyn Write,
+) -> Result<(), CommandError> {
+    pin(settings, args, stop, out, |version, followed| {
+        (version >= followed).then(|| format!("they follow version {followed} now: use `easq model promote`"))
+    })
+}
+
+/// Lets readers follow production again.
+pub fn unpin(settings: &Settings, stop: &StopToken, out: &mut dyn Write) -> Result<(), CommandError> {
+    let registry = read(settings, stop)?;
+    let Some(pin) = &registry.pin else {
+        return Ok(writeln!(out, "nothing is pinned: {}", followed(&registry))?);
+    };
+    write(settings, None)?;
+    writeln!(out, "version {} is pinned no more: {}", pin.version, followed(&read(settings, stop)?))?;
+    Ok(())
+}
+
+fn pin(
+    settings: &Settings,
+    args: &PinArgs,
+    stop: &StopToken,
+    out: &mut dyn Write,
+    refuse: impl Fn(u64, u64) -> Option<String>,
+) -> Result<(), CommandError> {
+    let version = args.version;
+    let refused =
+        |reason: String| CommandError::NotPinned { model: settings.model.name.clone(), version, reason };
+    let before = read(settings, stop)?;
+    if !before.versions.contains_key(&version) {
+        let unusable = before.unusable.get(&version).map(ToString::to_string);
+        return Err(refused(
+            unusable
+                .unwrap_or_else(|| "it is not in the registry: `easq model list` shows what is".to_owned()),
+        ));
+    }
+    if let Some(reason) = before.followed().and_then(|followed| refuse(version, followed)) {
+        return Err(refused(reason));
+    }
+    write(
+        settings,
+        Some(v1::VersionPointer { version, reason: args.reason.clone(), written_at_ms: now_ms() }),
+    )?;
+    // A version that is pinned is kept, and until the trainer has heard of it, perhaps not.
+    let after = read(settings, stop)?;
+    if !after.versions.contains_key(&version) {
+        write(settings, before.pin)?;
+        return Err(refused("it left the registry at this very moment; nothing is changed".to_owned()));
+    }
+    writeln!(out, "{}", followed(&after))?;
+    Ok(())
+}
+
+/// Which version readers follow, in words.
+fn followed(registry: &Registry) -> String {
+    let production = registry.production.as_ref().map(|production| production.version);
+    match (&registry.pin, production) {
+        (Some(pin), Some(production)) => {
+            format!("readers follow version {} (pinned; production is {production})", pin.version)
+        }
+        (Some(pin), None) => {
+            format!("readers follow version {} (pinned; there is no production)", pin.version)
+        }
+        (None, Some(production)) => format!("readers follow version {production} (production)"),
+        (None, None) => "there is no version to follow".to_owned(),
+    }
+}
+
+fn read(settings: &Settings, stop: &StopToken) -> Result<Registry, PublishError> {
+    Ok(RegistryReader::open(settings, "model command", stop)?.registry)
+}
+
+/// Writes the pin, or removes it. One key that people alone write, so no transaction is needed.
+fn write(settings: &Settings, pin: Option<v1::VersionPointer>) -> Result<(), CommandError> {
+    let producer = Producer::new(&settings.kafka, settings.input.partitioner)?;
+    let topic = settings.topics.registry(&settings.model.name);
+    let record = Outgoing::to(topic).partition(0).key(PIN);
+    let record = match pin {
+        Some(pin) => record.payload(pin.encode_to_vec()),
+        None => record,
+    };
+    producer.send(&record)?;
+    Ok(producer.flush(DELIVERED_WITHIN)?)
+}
+
+fn now_ms() -> i64 {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,26 @@
+//! What is said about batches that were not learned whole, wherever their samples come from.
+
+use std::collections::BTreeMap;
+
+use crate::telemetry::events::{BatchPartsDropped, BatchSkipped};
+use crate::train::{BadBatch, BadBatches, BadRun, DropReason};
+
+/// Tells which parts of a batch were dropped.
+pub fn parts_dropped(dropped: &BTreeMap<DropReason, usize>) {
+    for (&reason, &count) in dropped {
+        let kind = if reason == DropReason::GroupTooSmall { "group" } else { "view" };
+        BatchPartsDropped { kind, reason: reason.as_str(), count: count as u64 }.emit();
+    }
+}
+
+/// Tells of a batch that was skipped, and counts it.
+///
+/// # Errors
+/// It is one too many in a row (`train.max_bad_batches`).
+pub fn batch_skipped(run: &mut BadRun, bad: BadBatch) -> Result<(), BadBatches> {
+    let reason = bad.to_string();
+    let counted = run.count(bad);
+    let in_a_row = counted.as_ref().map_or_else(|over| over.count, |in_a_row| *in_a_row);
+    BatchSkipped { reason: &reason, in_a_row }.emit();
+    counted.map(drop)
+}
