@@ -14,6 +14,7 @@ PORT ?= 9092
 MINUTES ?= 3
 BROKERS ?= 1
 RESTARTS ?= 10
+UPDATES ?= 200
 # What is tested besides: baselines and ablations, which no release has.
 FEATURES := --features research
 
@@ -59,6 +60,11 @@ endif
 test: setup ## Run all tests against a real Apache Kafka (ARGS=... for cargo test)
 	scripts/with-kafka cargo test $(FEATURES) $(ARGS)
 
+.PHONY: interop
+interop: setup-build setup-kafka ## Load published models as rankers do: PyTorch, PEFT (fetches 2 GB, 5 GB on disk)
+	@scripts/interop-env >/dev/null
+	scripts/with-kafka cargo test $(FEATURES) --test rankers $(ARGS)
+
 .PHONY: chaos
 chaos: setup-build setup-kafka ## Kill, freeze and cut everything, then verify (SEED=drawn MINUTES=3 BROKERS=1|3)
 	cargo test $(FEATURES) --test chaos -- --minutes $(MINUTES) --brokers $(BROKERS) $(if $(filter command line environment,$(origin SEED)),--seed $(SEED))
@@ -68,16 +74,17 @@ compare: setup-build ## Rank the method, its baselines and ablations on the synt
 	cargo run --release $(FEATURES) -- evaluate --compare --output build/comparison $(ARGS)
 
 .PHONY: bench
-bench: setup-build setup-kafka ## Measure what speed depends on (ARGS=... for criterion, RESTARTS=10 of a joiner)
+bench: setup-build setup-kafka ## Measure what speed depends on (ARGS=... for criterion, RESTARTS=10 of a joiner, UPDATES=200 of a model)
 	cargo bench --bench join --bench train_step -- $(ARGS)
 	scripts/with-kafka cargo bench --bench recovery -- --restarts $(RESTARTS)
+	scripts/with-kafka cargo bench --bench follow -- --updates $(UPDATES)
 
 .PHONY: lint
 lint: setup-build ## Check formatting, and lints with warnings as errors
 	cargo fmt --check
 	cargo clippy -- -D warnings
 	cargo clippy $(FEATURES) --all-targets -- -D warnings
-	cargo clippy $(FEATURES) --test chaos -- -D warnings
+	cargo clippy $(FEATURES) --test chaos --test rankers -- -D warnings
 
 .PHONY: fmt
 fmt: ## Format the sources

@@ -12,7 +12,10 @@ fn manifests_of_released_formats_are_read_and_said_as_ever() {
         let manifest = manifest::decode(value, 42, "main").expect("a manifest that was valid stays valid");
         assert_eq!(manifest.format as usize, index + 1);
         assert_eq!(manifest::to_json(&manifest), json);
-        assert_eq!(manifest::encode(&manifest), value, "every field is known");
+        // Behind it comes a digest, which the first release did not write.
+        let written = manifest::encode(&manifest);
+        assert_eq!(&written[..value.len()], value, "every field is known");
+        assert_eq!(manifest::decode(&written, 42, "main").as_ref(), Ok(&manifest));
         let parsed: easq::contract::v1::Manifest = serde_json::from_str(json).expect("its JSON form");
         assert_eq!(parsed, manifest);
     }

@@ -4,11 +4,9 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::time::Duration;
 
-use support::{Easq, Kafka, Line, Samples, eventually, eventually_some, world};
+use support::{Easq, Kafka, Line, Samples, eventually, eventually_some, get, world};
 
 const PARTITIONS: i32 = 4;
 const VIEWS: u64 = 5_000;
@@ -17,20 +15,9 @@ const DEADLINE: Duration = Duration::from_secs(120);
 /// The line's program with every role, serving HTTP on a free port; and its address.
 fn start(line: Line, role: &str) -> (Easq, String) {
     let mut easq = line.set("telemetry.listen", "127.0.0.1:0").start(&["run", "--role", role]);
-    easq.wait_for_output("serving /healthz and /metrics", DEADLINE);
-    let output = easq.output();
-    let (_, after) = output.split_once("address=").expect("the log line names the address");
-    let address = after.split_whitespace().next().expect("an address").to_owned();
+    easq.wait_for_output("serving /healthz, /readyz and /metrics", DEADLINE);
+    let address = easq.address();
     (easq, address)
-}
-
-/// The body of the answer to `GET path`, if there is one.
-fn get(address: &str, path: &str) -> Option<String> {
-    let mut stream = TcpStream::connect(address).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())
 }
 
 /// One sample of the Prometheus text format: its name, its labels, its value.

@@ -82,7 +82,8 @@ struct RunArgs {
 struct FollowCommand {
     #[command(flatten)]
     args: FollowArgs,
-    /// Serve /healthz and /metrics here (telemetry.listen is where `easq run` does).
+    /// Serve /healthz, /readyz (200 once DIR/current is there) and /metrics here; `easq run` does it
+    /// at telemetry.listen.
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
 }

@@ -11,7 +11,7 @@ use super::Role;
 use crate::publish::commands::{self, FollowArgs};
 use crate::settings::Settings;
 use crate::supervise::{Kind, Stage, SuperviseError, Supervisor};
-use crate::telemetry::{self, Metrics, events};
+use crate::telemetry::{self, Metrics, Readiness, events};
 use crate::{demo as show, joiner, offline, simulate as world, trainer};
 
 pub(super) fn run(settings: Settings, role: Role) -> Result<()> {
@@ -19,6 +19,8 @@ pub(super) fn run(settings: Settings, role: Role) -> Result<()> {
     let endpoints = Endpoints::new(listen.map(|address| address.parse()).transpose()?)?;
     events::Started { command: "run" }.emit();
     let settings = Arc::new(settings);
+    // What it waits for, brokers or its turn, is no reason to restart it or to hold back another one.
+    endpoints.ready.set();
     supervise(&settings, Some(endpoints), |supervisor| {
         if role != Role::Trainer {
             let settings = Arc::clone(&settings);
@@ -38,12 +40,14 @@ pub(super) fn run(settings: Settings, role: Role) -> Result<()> {
 
 pub(super) fn follow(settings: Settings, args: FollowArgs, listen: Option<SocketAddr>) -> Result<()> {
     let endpoints = listen.map(|listen| Endpoints::new(Some(listen))).transpose()?;
+    let ready = endpoints.as_ref().map(|endpoints| endpoints.ready.clone()).unwrap_or_default();
     events::Started { command: "follow" }.emit();
     let settings = Arc::new(settings);
     supervise(&settings, endpoints, |supervisor| {
         let settings = Arc::clone(&settings);
-        supervisor
-            .thread("follower", Stage::Work, Kind::Job, move |stop| commands::follow(&settings, &args, &stop))
+        supervisor.thread("follower", Stage::Work, Kind::Job, move |stop| {
+            commands::follow(&settings, &args, &stop, &|| ready.set())
+        })
     })
 }
 
@@ -86,11 +90,12 @@ pub(super) fn learn_file(settings: Settings, args: offline::Args) -> Result<()> 
 struct Endpoints {
     metrics: Metrics,
     listen: Option<SocketAddr>,
+    ready: Readiness,
 }
 
 impl Endpoints {
     fn new(listen: Option<SocketAddr>) -> Result<Self> {
-        Ok(Self { metrics: telemetry::install_recorder()?, listen })
+        Ok(Self { metrics: telemetry::install_recorder()?, listen, ready: Readiness::default() })
     }
 }
 
@@ -109,10 +114,10 @@ fn supervise(
     let ended = runtime.block_on(async {
         let drain_deadline = Duration::from_millis(settings.joiner.drain_deadline_ms);
         let mut supervisor = Supervisor::new(drain_deadline);
-        if let Some(Endpoints { metrics, listen }) = endpoints {
+        if let Some(Endpoints { metrics, listen, ready }) = endpoints {
             let draining = supervisor.stop_token();
             supervisor.task("telemetry", Stage::Endpoints, Kind::Service, |stop| {
-                telemetry::serve(listen, metrics, draining, stop)
+                telemetry::serve(listen, metrics, ready, draining, stop)
             });
         }
         start(&mut supervisor)?;

@@ -38,7 +38,7 @@ pub(super) fn judge(
     let tensors = files::read_tensors(&version_dir.join(files::MODEL)).map_err(file)?;
     let production = Scorer::from_tensors(&architecture, tensors)?;
     let mut pages = PageReader::new(settings, "demo twin")?;
-    let (state, _) = pages.load(checkpoint, &HashMap::new(), |_| true)?;
+    let state = pages.load(checkpoint, &HashMap::new(), |_| true)?.tensors;
     let twin = Scorer::from_tensors(&architecture, behavior_only_tensors(&state)?)?;
     Ok(HeldOut::of(
         manifest.version,

@@ -95,6 +95,15 @@ impl LogReader {
         Self::with_tuning(kafka, client, &FETCH_TUNING)
     }
 
+    /// As [`new`](Self::new), with properties beside or instead of [`FETCH_TUNING`]'s.
+    pub(crate) fn tuned(
+        kafka: &settings::Kafka,
+        client: &str,
+        tuning: &[(&str, &str)],
+    ) -> Result<Self, ReadError> {
+        Self::with_tuning(kafka, client, &[&FETCH_TUNING[..], tuning].concat())
+    }
+
     fn with_tuning(
         kafka: &settings::Kafka,
         client: &str,

@@ -11,9 +11,10 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::thread;
 
 use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype as FileDtype, TensorView, serialize};
+use safetensors::tensor::{Dtype as FileDtype, TensorView, serialize_to_file};
 use serde_json::json;
 
 use crate::contract::v1;
@@ -42,13 +43,20 @@ pub fn write(dir: &Path, manifest: &v1::Manifest, tensors: &[HostTensor]) -> io:
         tensors.iter().partition(|tensor| tensor.name.starts_with(TRAINING_PREFIX));
     let (lora, model): (Vec<_>, Vec<_>) =
         serving.into_iter().partition(|tensor| tensor.name.starts_with(LORA_PREFIX));
-    if !training.is_empty() {
-        write_file(&dir.join(TRAINING), &safetensors(&training, "")?)?;
-    }
-    write_file(&dir.join(MODEL), &safetensors(&model, "")?)?;
-    write_file(&dir.join(ADAPTER), &safetensors(&lora, PEFT_PREFIX)?)?;
-    write_file(&dir.join(ADAPTER_CONFIG), adapter_config(manifest).as_bytes())?;
-    write_file(&dir.join(MANIFEST), manifest::to_json(manifest).as_bytes())?;
+    let write_small = || {
+        write_tensors(&dir.join(ADAPTER), &lora, PEFT_PREFIX)?;
+        write_file(&dir.join(ADAPTER_CONFIG), adapter_config(manifest).as_bytes())?;
+        write_file(&dir.join(MANIFEST), manifest::to_json(manifest).as_bytes())
+    };
+    // Each waits for the disk: beside each other they wait once.
+    thread::scope(|scope| {
+        let small = scope.spawn(write_small);
+        if !training.is_empty() {
+            write_tensors(&dir.join(TRAINING), &training, "")?;
+        }
+        write_tensors(&dir.join(MODEL), &model, "")?;
+        small.join().map_err(|_| io::Error::other("writing a version panicked"))?
+    })?;
     sync_dir(dir)
 }
 
@@ -87,12 +95,27 @@ pub fn read_tensors(model: &Path) -> io::Result<Vec<HostTensor>> {
     if adapter != model && adapter.exists() {
         tensors.extend(read_safetensors(&adapter)?);
     }
-    for tensor in &mut tensors {
+    own_names(&mut tensors);
+    Ok(tensors)
+}
+
+/// Reads the tensors of a version's folder, ordered by name. All files have to be there: a folder that
+/// is removed meanwhile loses them one by one.
+pub fn read_version_tensors(dir: &Path) -> io::Result<Vec<HostTensor>> {
+    let mut tensors = read_safetensors(&dir.join(MODEL))?;
+    tensors.extend(read_safetensors(&dir.join(ADAPTER))?);
+    own_names(&mut tensors);
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(tensors)
+}
+
+/// PEFT's names back to those of the manifest.
+fn own_names(tensors: &mut [HostTensor]) {
+    for tensor in tensors {
         if let Some(name) = tensor.name.strip_prefix(PEFT_PREFIX) {
             tensor.name = name.to_owned();
         }
     }
-    Ok(tensors)
 }
 
 /// Reads all tensors of a version's folder, the training state included where it is there.
@@ -111,7 +134,7 @@ pub fn read_backbone(settings: &Settings) -> io::Result<Option<Vec<HostTensor>>>
     if path.is_empty() { Ok(None) } else { read_safetensors(Path::new(path)).map(Some) }
 }
 
-fn safetensors(tensors: &[&HostTensor], prefix: &str) -> io::Result<Vec<u8>> {
+fn write_tensors(path: &Path, tensors: &[&HostTensor], prefix: &str) -> io::Result<()> {
     let views = tensors.iter().map(|tensor| {
         let view = TensorView::new(file_dtype(tensor.dtype), tensor.shape.clone(), &tensor.data);
         view.map(|view| (format!("{prefix}{}", tensor.name), view))
@@ -119,7 +142,9 @@ fn safetensors(tensors: &[&HostTensor], prefix: &str) -> io::Result<Vec<u8>> {
     let views = views.collect::<Result<Vec<_>, _>>().map_err(io::Error::other)?;
     // Loaders of the transformers family refuse a file that does not say whose layout it has.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    serialize(views, Some(metadata)).map_err(io::Error::other)
+    // Not through memory: a model is large.
+    serialize_to_file(views, Some(metadata), path).map_err(io::Error::other)?;
+    File::open(path)?.sync_all()
 }
 
 /// Reads the tensors of one file, under the names that it has them.

@@ -1,5 +1,6 @@
 //! Manifests: encoded, decoded, and checked before anything they say is trusted. Pure.
 
+use bytes::Bytes;
 use prost::Message;
 use thiserror::Error;
 
@@ -7,8 +8,13 @@ use crate::contract::v1;
 use crate::model::{Architecture, Dtype};
 use crate::settings::Settings;
 
+use super::pages::sha256;
+
 /// The manifest format that this program writes; it reads this one and none above it.
 pub const FORMAT: u32 = 1;
+
+/// What the digest of a manifest adds to it: tag, length, and SHA-256.
+pub(super) const DIGEST_BYTES: usize = 35;
 
 /// Pages are read into memory one by one: a manifest may not ask for more than a record can hold.
 const MAX_PAGE_BYTES: u64 = 16 << 20;
@@ -19,6 +25,8 @@ const MAX_PAGE_BYTES: u64 = 16 << 20;
 pub enum ManifestError {
     #[error("the manifest does not decode: {0}")]
     Undecodable(String),
+    #[error("the manifest is damaged: its SHA-256 is not that of its bytes")]
+    Damaged,
     #[error("the manifest has format {found}, this program reads up to {FORMAT}: upgrade easq")]
     NewerFormat { found: u32 },
     #[error("the manifest has no format number")]
@@ -33,15 +41,27 @@ pub enum ManifestError {
     Tensor { tensor: String, problem: String },
 }
 
-/// The record value of a manifest.
+/// The record value of a manifest: its bytes, and their digest as its last field.
 pub fn encode(manifest: &v1::Manifest) -> Vec<u8> {
-    manifest.encode_to_vec()
+    let mut value = v1::Manifest { sha256: Bytes::new(), ..manifest.clone() }.encode_to_vec();
+    let sha256 = Bytes::copy_from_slice(&sha256(&value));
+    value.extend(v1::Manifest { sha256, ..v1::Manifest::default() }.encode_to_vec());
+    value
 }
 
-/// Decodes and validates the record value under the key `versions/<key>`.
+/// Decodes and validates the record value under the key `versions/<key>`. One that carries no digest
+/// of itself is taken as it is: the first ones had none.
 pub fn decode(value: &[u8], key: u64, model: &str) -> Result<v1::Manifest, ManifestError> {
-    let manifest =
+    let mut manifest =
         v1::Manifest::decode(value).map_err(|error| ManifestError::Undecodable(error.to_string()))?;
+    if !manifest.sha256.is_empty() {
+        let found = std::mem::take(&mut manifest.sha256);
+        let digest = v1::Manifest { sha256: found, ..v1::Manifest::default() };
+        let body = value.strip_suffix(digest.encode_to_vec().as_slice());
+        if body.is_none_or(|body| sha256(body)[..] != digest.sha256[..]) {
+            return Err(ManifestError::Damaged);
+        }
+    }
     validate(&manifest, model)?;
     if manifest.version != key {
         return Err(ManifestError::WrongVersion { key, found: manifest.version });
@@ -153,6 +173,36 @@ mod tests {
     fn a_manifest_comes_back_as_it_was_written() {
         assert_eq!(decode(&encode(&valid()), 3, "m"), Ok(valid()));
         assert_eq!(serde_json::from_str::<v1::Manifest>(&to_json(&valid())).expect("JSON"), valid());
+    }
+
+    #[test]
+    fn a_manifest_with_any_bit_flipped_is_refused() {
+        let value = encode(&valid());
+        let mut refused = 0;
+        for bit in 0..value.len() * 8 {
+            let mut flipped = value.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            match decode(&flipped, 3, "m") {
+                Err(_) => refused += 1,
+                // The tag of the digest is now that of a field nobody knows.
+                Ok(manifest) => assert_eq!(manifest, valid(), "bit {bit} of {}", value.len() * 8),
+            }
+        }
+        assert!(refused >= (value.len() - 2) * 8, "{refused} of {}", value.len() * 8);
+    }
+
+    #[test]
+    fn a_manifest_without_a_digest_is_read_and_fields_of_newer_programs_are_covered_by_one() {
+        assert_eq!(decode(&valid().encode_to_vec(), 3, "m"), Ok(valid()));
+        let mut newer = valid().encode_to_vec();
+        newer.extend([0x98, 0x06, 1]); // field 99, a varint
+        let sha256 = Bytes::copy_from_slice(&sha256(&newer));
+        let digest = v1::Manifest { sha256, ..v1::Manifest::default() }.encode_to_vec();
+        newer.extend(&digest);
+        assert_eq!(decode(&newer, 3, "m"), Ok(valid()));
+        let mut misplaced = digest;
+        misplaced.extend(valid().encode_to_vec());
+        assert_eq!(decode(&misplaced, 3, "m"), Err(ManifestError::Damaged));
     }
 
     #[test]

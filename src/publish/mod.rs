@@ -14,13 +14,15 @@ pub(crate) mod folder;
 pub(crate) mod follower;
 pub(crate) mod gate;
 pub(crate) mod keep;
+mod limit;
 pub mod manifest;
 pub mod page_reader;
 pub(crate) mod pages;
 pub(crate) mod publisher;
 pub mod registry;
 
-pub use error::PublishError;
+pub use error::{PublishError, Refusal};
+pub use folder::{current, read_current};
 pub use follower::{FollowEvent, Follower};
 pub use publisher::{Candidate, Published, Publisher};
 

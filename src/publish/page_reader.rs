@@ -19,6 +19,28 @@ const READ_OVER: i64 = 64;
 /// How long the page topic may give no record at all.
 const SILENCE: Duration = Duration::from_secs(15);
 
+/// After this long without a record the broker is asked whether the log goes on at all. Not sooner:
+/// a transaction becomes visible in its topics one after the other.
+const ASK_AFTER: Duration = Duration::from_secs(2);
+
+/// A page that is read lies in the log. A fetch that waits for more would be in the way of the next
+/// one, on the connection that answers one after the other.
+const TUNING: [(&str, &str); 1] = [("fetch.wait.max.ms", "5")];
+
+/// What [`PageReader::load`] gave.
+pub struct Loaded {
+    /// In the order of the manifest.
+    pub tensors: Vec<HostTensor>,
+    /// Pages that were not at hand.
+    pub pages_read: usize,
+    /// Their bytes.
+    pub bytes_read: u64,
+    /// Pages that were at hand.
+    pub pages_reused: usize,
+    /// Their bytes.
+    pub bytes_reused: u64,
+}
+
 /// Reads single pages of a model's page topic. Blocks; used by one thread.
 pub struct PageReader {
     reader: LogReader,
@@ -29,7 +51,7 @@ impl PageReader {
     /// A reader of the page topic of the model that the settings name. `client` names it in logs.
     pub fn new(settings: &Settings, client: &str) -> Result<Self, PublishError> {
         let topic = settings.topics.model(&settings.model.name);
-        Ok(Self { reader: LogReader::new(&settings.kafka, client)?, topic })
+        Ok(Self { reader: LogReader::tuned(&settings.kafka, client, &TUNING)?, topic })
     }
 
     /// The contents of `pages` by digest, each checked for length and SHA-256 (invariant 8).
@@ -42,6 +64,19 @@ impl PageReader {
     ) -> Result<HashMap<Sha, Bytes>, PublishError> {
         let wanted: BTreeMap<i64, (&str, &v1::Page)> =
             pages.into_iter().map(|(tensor, page)| (page.offset, (tensor, page))).collect();
+        if wanted.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let read = self.read_in_order(wanted);
+        // Else librdkafka would fetch all pages that follow into its queue.
+        self.reader.assign(&[])?;
+        read
+    }
+
+    fn read_in_order(
+        &mut self,
+        wanted: BTreeMap<i64, (&str, &v1::Page)>,
+    ) -> Result<HashMap<Sha, Bytes>, PublishError> {
         let mut contents = HashMap::with_capacity(wanted.len());
         let mut position = None;
         for (offset, (tensor, page)) in wanted {
@@ -49,12 +84,9 @@ impl PageReader {
                 self.reader.assign(&[(&self.topic, 0, offset)])?;
             }
             let bytes = self.record_at(tensor, offset)?;
-            pages::verify_page(tensor, page, &bytes)?;
-            contents.insert(pages::sha256(&bytes), bytes);
+            contents.insert(pages::verify_page(tensor, page, &bytes)?, bytes);
             position = Some(offset + 1);
         }
-        // Else librdkafka would fetch all pages that follow into its queue.
-        self.reader.assign(&[])?;
         Ok(contents)
     }
 
@@ -69,39 +101,78 @@ impl PageReader {
     }
 
     fn record_at(&self, tensor: &str, offset: i64) -> Result<Bytes, PublishError> {
-        let mut heard_at = Instant::now();
+        let missing = || Err(PageError::Missing { tensor: tensor.to_owned(), offset }.into());
+        let (mut heard_at, mut asked) = (Instant::now(), false);
         while heard_at.elapsed() < SILENCE {
-            let Some(record) = self.reader.poll(Duration::from_millis(100))? else { continue };
-            heard_at = Instant::now();
+            let Some(record) = self.reader.poll(Duration::from_millis(100))? else {
+                if !asked && heard_at.elapsed() >= ASK_AFTER {
+                    asked = true;
+                    let (_, end) = self.reader.watermarks(&self.topic, 0)?;
+                    let passed = self.reader.position(&self.topic, 0).is_some_and(|next| next > offset);
+                    if offset >= end || passed {
+                        return missing();
+                    }
+                }
+                continue;
+            };
+            (heard_at, asked) = (Instant::now(), false);
             match record.payload {
                 Some(bytes) if record.offset == offset => return Ok(bytes),
-                _ if record.offset >= offset => {
-                    return Err(PageError::Missing { tensor: tensor.to_owned(), offset }.into());
-                }
+                _ if record.offset >= offset => return missing(),
                 _ => {}
             }
         }
         Err(PublishError::PageTimeout { topic: self.topic.clone(), offset, seconds: SILENCE.as_secs() })
     }
 
-    /// Loads the tensors of `manifest` that `wanted` names. Pages whose digest is in `at_hand` are
-    /// not read. Also how many were.
+    /// Loads the tensors of `manifest` that `wanted` names, each checked. Pages whose digest is in
+    /// `at_hand` are not read.
+    ///
+    /// # Errors
+    /// As [`PageReader::read`], and a tensor whose pages are not what it should be.
     pub fn load(
         &mut self,
         manifest: &v1::Manifest,
         at_hand: &HashMap<Sha, Bytes>,
         wanted: impl Fn(&str) -> bool,
-    ) -> Result<(Vec<HostTensor>, usize), PublishError> {
+    ) -> Result<Loaded, PublishError> {
+        let loaded = self.fetch(manifest, at_hand, wanted)?;
+        verify(manifest, &loaded.tensors)?;
+        Ok(loaded)
+    }
+
+    /// As [`PageReader::load`], but for the check of the tensors as a whole: [`verify`].
+    pub(super) fn fetch(
+        &mut self,
+        manifest: &v1::Manifest,
+        at_hand: &HashMap<Sha, Bytes>,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Loaded, PublishError> {
         let tensors: Vec<&v1::Tensor> =
             manifest.tensors.iter().filter(|tensor| wanted(&tensor.name)).collect();
         let pages =
-            tensors.iter().flat_map(|tensor| tensor.pages.iter().map(|page| (tensor.name.as_str(), page)));
-        let absent = pages.filter(|(_, page)| find(at_hand, page).is_none());
-        let read = self.read(absent)?;
+            || tensors.iter().flat_map(|tensor| tensor.pages.iter().map(|page| (tensor.name.as_str(), page)));
+        let read = self.read(pages().filter(|(_, page)| find(at_hand, page).is_none()))?;
         let content = |page: &v1::Page| find(&read, page).or_else(|| find(at_hand, page)).cloned();
-        let loaded = tensors.iter().map(|tensor| pages::reassemble(tensor, content));
-        Ok((loaded.collect::<Result<Vec<_>, _>>()?, read.len()))
+        let loaded = tensors.iter().map(|tensor| pages::join(tensor, content));
+        let loaded = loaded.collect::<Result<Vec<_>, _>>()?;
+        let reused = pages().filter(|(_, page)| find(at_hand, page).is_some());
+        Ok(Loaded {
+            tensors: loaded,
+            pages_read: read.len(),
+            bytes_read: read.values().map(|bytes| bytes.len() as u64).sum(),
+            pages_reused: reused.clone().count(),
+            bytes_reused: reused.map(|(_, page)| page.length).sum(),
+        })
     }
+}
+
+/// Whether tensors are those of the same names in `manifest`.
+pub(super) fn verify(manifest: &v1::Manifest, tensors: &[HostTensor]) -> Result<(), PageError> {
+    tensors.iter().try_for_each(|tensor| {
+        let described = manifest.tensors.iter().find(|described| described.name == tensor.name);
+        described.map_or(Ok(()), |described| pages::verify(described, tensor))
+    })
 }
 
 fn find<'a>(contents: &'a HashMap<Sha, Bytes>, page: &v1::Page) -> Option<&'a Bytes> {

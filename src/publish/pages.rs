@@ -206,42 +206,55 @@ fn placed(tensors: &[(v1::Tensor, Vec<Place>)], offsets: &[i64]) -> Vec<v1::Tens
     tensors.iter().map(|(tensor, places)| at(tensor, places)).collect()
 }
 
-/// Whether `bytes` are the page that a manifest names.
-pub fn verify_page(tensor: &str, page: &v1::Page, bytes: &[u8]) -> Result<(), PageError> {
-    if bytes.len() as u64 != page.length {
-        return Err(PageError::Length {
-            tensor: tensor.to_owned(),
-            offset: page.offset,
-            found: bytes.len() as u64,
-            expected: page.length,
-        });
-    }
-    if sha256(bytes)[..] != page.sha256[..] {
+/// The digest of `bytes`, if they are the page that a manifest names.
+pub fn verify_page(tensor: &str, page: &v1::Page, bytes: &[u8]) -> Result<Sha, PageError> {
+    verify_length(tensor, page, bytes)?;
+    let sha = sha256(bytes);
+    if sha[..] != page.sha256[..] {
         return Err(PageError::PageDigest { tensor: tensor.to_owned(), offset: page.offset });
+    }
+    Ok(sha)
+}
+
+fn verify_length(tensor: &str, page: &v1::Page, bytes: &[u8]) -> Result<(), PageError> {
+    let (found, expected) = (bytes.len() as u64, page.length);
+    if found != expected {
+        return Err(PageError::Length { tensor: tensor.to_owned(), offset: page.offset, found, expected });
     }
     Ok(())
 }
 
-/// Puts a tensor together from the bytes that `page` finds, checking every length and digest
-/// (invariant 8). The manifest has passed [`super::manifest::validate`].
-pub fn reassemble(
-    tensor: &v1::Tensor,
-    mut page: impl FnMut(&v1::Page) -> Option<Bytes>,
-) -> Result<HostTensor, PageError> {
-    let mut data = BytesMut::new();
+/// Puts a tensor together from the bytes that `page` finds, checking every length. It is not that of
+/// the manifest before [`verify`] has said so. The manifest has passed [`super::manifest::validate`].
+pub fn join(tensor: &v1::Tensor, page: impl Fn(&v1::Page) -> Option<Bytes>) -> Result<HostTensor, PageError> {
+    let length: u64 = tensor.pages.iter().map(|page| page.length).sum();
+    let mut data = BytesMut::with_capacity(length as usize);
     for described in &tensor.pages {
-        let bytes = page(described)
-            .ok_or_else(|| PageError::Missing { tensor: tensor.name.clone(), offset: described.offset })?;
-        verify_page(&tensor.name, described, &bytes)?;
+        let missing = || PageError::Missing { tensor: tensor.name.clone(), offset: described.offset };
+        let bytes = page(described).ok_or_else(missing)?;
+        verify_length(&tensor.name, described, &bytes)?;
         data.extend_from_slice(&bytes);
-    }
-    if sha256(&data)[..] != tensor.sha256[..] {
-        return Err(PageError::TensorDigest { tensor: tensor.name.clone() });
     }
     let dtype = Dtype::parse(&tensor.dtype)
         .ok_or_else(|| PageError::Dtype { tensor: tensor.name.clone(), dtype: tensor.dtype.clone() })?;
     let shape = tensor.shape.iter().map(|&size| size as usize).collect();
     Ok(HostTensor { name: tensor.name.clone(), dtype, shape, data: data.freeze() })
+}
+
+/// Whether a tensor that [`join`] has put together is the one that a manifest names: by its digest,
+/// which covers all of its pages (invariant 8).
+pub fn verify(tensor: &v1::Tensor, joined: &HostTensor) -> Result<(), PageError> {
+    if sha256(&joined.data)[..] == tensor.sha256[..] {
+        return Ok(());
+    }
+    // Which page it is, if it is one.
+    let mut start = 0;
+    for page in &tensor.pages {
+        let end = start + page.length as usize;
+        verify_page(&tensor.name, page, &joined.data[start..end])?;
+        start = end;
+    }
+    Err(PageError::TensorDigest { tensor: tensor.name.clone() })
 }
 
 #[cfg(test)]
@@ -265,7 +278,8 @@ mod tests {
     }
 
     fn load(tensor: &v1::Tensor, log: &HashMap<i64, Bytes>) -> Result<HostTensor, PageError> {
-        reassemble(tensor, |page| log.get(&page.offset).cloned())
+        let joined = join(tensor, |page| log.get(&page.offset).cloned())?;
+        verify(tensor, &joined).map(|()| joined)
     }
 
     fn two_tensors() -> Vec<HostTensor> {

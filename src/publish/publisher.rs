@@ -16,6 +16,7 @@ use crate::supervise::{StopToken, failpoint};
 use crate::telemetry::events::{PagesNotTrimmed, PublishAborted, VersionNotPromoted, VersionPublished};
 
 use super::error::PublishError;
+use super::limit::RecordLimits;
 use super::page_reader::PageReader;
 use super::pages::{KnownPages, PagePlan, Relocation};
 use super::registry::{self, Registry, RegistryReader};
@@ -72,6 +73,8 @@ pub struct Publisher {
     /// The offset behind the last page known to be in the log.
     log_end: i64,
     trimmed_below: i64,
+    /// None until the brokers have told them.
+    limits: Option<RecordLimits>,
     stop: StopToken,
 }
 
@@ -111,7 +114,18 @@ impl Publisher {
             registry.registry.versions.values().map(|manifest| keep::end(manifest)).max().unwrap_or(0);
         let settings = settings.clone();
         let stop = stop.clone();
-        Ok(Self { settings, producer, registry, pages, admin, parent, log_end, trimmed_below: 0, stop })
+        Ok(Self {
+            settings,
+            producer,
+            registry,
+            pages,
+            admin,
+            parent,
+            log_end,
+            trimmed_below: 0,
+            limits: None,
+            stop,
+        })
     }
 
     /// What a reader of the registry sees once the last commit has reached it.
@@ -195,7 +209,27 @@ impl Publisher {
             Some(horizon) => self.relocate(&mut plan, &older, horizon)?,
             None => Vec::new(),
         };
+        self.fits(&manifest, &plan, &relocations)?;
         Ok(Draft { manifest, plan, relocations, dropped })
+    }
+
+    /// Whether the brokers will take all records of a draft. Where they do not say what they take, the
+    /// delivery shows it.
+    fn fits(
+        &mut self,
+        manifest: &v1::Manifest,
+        plan: &PagePlan,
+        relocations: &[Relocation],
+    ) -> Result<(), PublishError> {
+        if self.limits.is_none() {
+            match RecordLimits::ask(&self.admin, &self.settings) {
+                Ok(limits) => self.limits = Some(limits),
+                Err(error) => {
+                    tracing::debug!(%error, "the largest record of the model's topics is not known")
+                }
+            }
+        }
+        self.limits.map_or(Ok(()), |limits| limits.check(&self.settings, manifest, plan, relocations))
     }
 
     /// The manifest but for its tensors, whose pages have no offsets yet.
@@ -216,9 +250,9 @@ impl Publisher {
             preference_pairs_learned: candidate.preference_pairs_learned,
             features: Some(architecture.feature_schema()),
             shape: Some(architecture.model_shape()),
-            tensors: Vec::new(),
             progressive: Some(candidate.progressive),
             gate: Some(decision),
+            ..v1::Manifest::default()
         }
     }
 

@@ -113,6 +113,8 @@ pub struct RegistryReader {
     reader: LogReader,
     /// The offset behind the last record that this process wrote itself.
     written_below: i64,
+    /// When the last pointer was written that came after [`RegistryReader::open`].
+    pointed_at_ms: Option<i64>,
 }
 
 impl RegistryReader {
@@ -127,7 +129,7 @@ impl RegistryReader {
         })?;
         let mut reader = LogReader::new(&settings.kafka, client)?;
         reader.assign(&[(&topic, 0, next)])?;
-        Ok(Self { registry, model, topic, reader, written_below: next })
+        Ok(Self { registry, model, topic, reader, written_below: next, pointed_at_ms: None })
     }
 
     /// Applies the next record, waiting for one at most `timeout`. False when there is none.
@@ -135,8 +137,17 @@ impl RegistryReader {
         let record = self.reader.poll(timeout)?;
         if let Some(record) = &record {
             apply(&mut self.registry, &self.model, record);
+            if matches!(record.key.as_deref().map(str::from_utf8), Some(Ok(PRODUCTION | PIN))) {
+                self.pointed_at_ms = record.timestamp_ms;
+            }
         }
         Ok(record.is_some())
+    }
+
+    /// When the last pointer was written that [`RegistryReader::poll`] has given: by the clock of its
+    /// writer, in Unix milliseconds.
+    pub fn pointed_at_ms(&self) -> Option<i64> {
+        self.pointed_at_ms
     }
 
     /// This process has committed records of its own, the last of them before `offset`.

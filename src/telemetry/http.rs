@@ -1,9 +1,10 @@
-//! `/healthz` and `/metrics`, for a probe and a scraper that may be anyone who reaches the port:
+//! `/healthz`, `/readyz` and `/metrics`, for a probe and a scraper that may be anyone who reaches the port:
 //! the size and the time of a request are limited, as is the number of connections.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -41,22 +42,39 @@ pub enum ServeError {
     Listen { address: SocketAddr, source: io::Error },
 }
 
+/// Whether the process can do what it is there for; clones share it. It begins unready.
+#[derive(Debug, Clone, Default)]
+pub struct Readiness(Arc<AtomicBool>);
+
+impl Readiness {
+    /// From now on the process is ready.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 #[derive(Clone)]
 struct Shared {
     metrics: Metrics,
+    ready: Readiness,
     draining: StopToken,
 }
 
 /// Keeps the metrics up and, when `listen` is given, serves them until `stop`.
 ///
 /// `GET /healthz` answers 200 while the process works and 503 from the moment `draining` stops;
-/// `GET /metrics` answers in the Prometheus text format.
+/// `GET /readyz` answers 503 until `ready` is set, then as `/healthz` does; `GET /metrics` answers in the Prometheus text format.
 ///
 /// # Errors
 /// [`ServeError::Listen`] when the address cannot be had.
 pub async fn serve(
     listen: Option<SocketAddr>,
     metrics: Metrics,
+    ready: Readiness,
     draining: StopToken,
     stop: StopToken,
 ) -> Result<(), ServeError> {
@@ -68,8 +86,8 @@ pub async fn serve(
     let listener =
         TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
     let address = listener.local_addr().unwrap_or(address);
-    tracing::info!(%address, "serving /healthz and /metrics");
-    let router = router(Shared { metrics, draining });
+    tracing::info!(%address, "serving /healthz, /readyz and /metrics");
+    let router = router(Shared { metrics, ready, draining });
     tokio::select! {
         () = accept(listener, router, stop.clone()) => {}
         () = upkeep => {}
@@ -79,7 +97,11 @@ pub async fn serve(
 }
 
 fn router(shared: Shared) -> Router {
-    Router::new().route("/healthz", get(healthz)).route("/metrics", get(metrics)).with_state(shared)
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(shared)
 }
 
 async fn healthz(State(shared): State<Shared>) -> impl IntoResponse {
@@ -87,6 +109,16 @@ async fn healthz(State(shared): State<Shared>) -> impl IntoResponse {
         (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
     } else {
         (StatusCode::OK, "ok\n")
+    }
+}
+
+async fn readyz(State(shared): State<Shared>) -> impl IntoResponse {
+    if shared.draining.is_stopped() {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+    } else if shared.ready.is_set() {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
     }
 }
 

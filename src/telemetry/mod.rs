@@ -1,4 +1,4 @@
-//! What can be seen from outside: logs, metrics, and the two HTTP endpoints that show them.
+//! What can be seen from outside: logs, metrics, and the HTTP endpoints that show them.
 //!
 //! The stages report facts: one struct of [`events`] per fact, whose `emit` writes the log line
 //! and moves the metrics together, so that the two cannot disagree. Raw metric macros are refused
@@ -12,7 +12,7 @@ pub(crate) mod partitions;
 mod progress;
 mod recorder;
 
-pub(crate) use http::serve;
+pub(crate) use http::{Readiness, serve};
 pub(crate) use logging::init_logging;
 pub(crate) use progress::Progress;
 pub(crate) use recorder::{Metrics, install_recorder};

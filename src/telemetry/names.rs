@@ -153,9 +153,15 @@ table! {
     FOLLOWER_VERSION "easq_follower_version" Gauge []
         "Number of the version that a follower has in place.";
     FOLLOWER_CREATED "easq_follower_version_created_seconds" Gauge []
-        "When that version was published, as Unix time.";
-    FOLLOWER_REFUSED "easq_follower_refused_versions_total" Counter []
-        "Versions that a follower did not take because something in them was off.";
+        "When that version was published, as Unix time: its age is time() minus this.";
+    FOLLOWER_DELAY "easq_follower_delay_seconds" Histogram []
+        "Time from the writing of the pointer to a version, just before its commit, until the version is in place; by both clocks.";
+    FOLLOWER_PAGES "easq_follower_pages_total" Counter ["state"]
+        "Pages of versions put in place: read or reused.";
+    FOLLOWER_BYTES "easq_follower_bytes_total" Counter ["state"]
+        "Bytes of these pages.";
+    FOLLOWER_REFUSED "easq_follower_refused_versions_total" Counter ["reason"]
+        "Versions that a follower did not take: no_manifest, wrong_manifest, newer_format, other_model, missing_page, wrong_page, disk or other.";
 }
 
 /// The row of a metric.

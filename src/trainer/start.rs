@@ -83,7 +83,7 @@ fn try_start(settings: &Settings, halt: &StopToken) -> Result<Started, TrainerEr
         Some(manifest) => {
             resume::check_model(manifest, settings)?;
             let mut pages = PageReader::new(settings, "checkpoint pages")?;
-            let (tensors, _) = pages.load(manifest, &HashMap::new(), |_| true)?;
+            let tensors = pages.load(manifest, &HashMap::new(), |_| true)?.tensors;
             let restored = Trainer::restore(settings, tensors).and_then(|trainer| match backbone {
                 Some(backbone) => trainer.check_backbone(backbone).map(|()| trainer),
                 None => Ok(trainer),

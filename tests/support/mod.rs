@@ -6,10 +6,12 @@
 
 mod cluster;
 mod events;
+mod http;
 pub mod joiners;
 mod kafka;
 mod line;
 pub mod lineage;
+pub mod model;
 pub mod oracle;
 mod process;
 mod python;
@@ -22,10 +24,11 @@ pub mod world;
 
 pub use cluster::{Cluster, Door};
 pub use events::{response, view};
+pub use http::{answer, get};
 pub use kafka::{Input, Kafka, Record};
 pub use line::Line;
 pub use process::Easq;
-pub use python::python;
+pub use python::{interpreter, python, python_of};
 pub use samples::{Samples, group};
 pub use supervised::Supervised;
 pub use wait::{eventually, eventually_some};

@@ -70,6 +70,14 @@ impl Easq {
         });
     }
 
+    /// Where it serves HTTP, as its log names it.
+    #[track_caller]
+    pub fn address(&self) -> String {
+        let output = self.output();
+        let (_, after) = output.split_once("address=").expect("the log line names the address");
+        after.split_whitespace().next().expect("an address").to_owned()
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("a child of this process").is_none()
     }

@@ -6,12 +6,23 @@ use std::process::{Command, Stdio};
 /// Runs a Python program with these arguments and returns what it prints; panics when it fails.
 #[track_caller]
 pub fn python(program: &str, arguments: &[&str]) -> String {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/python-env");
-    let found = Command::new(script).stderr(Stdio::inherit()).output();
+    python_of("python-env", program, arguments)
+}
+
+/// The Python that a script of this repository makes, or finds in the user's cache.
+#[track_caller]
+pub fn interpreter(script: &str) -> String {
+    let script = format!("{}/scripts/{script}", env!("CARGO_MANIFEST_DIR"));
+    let found = Command::new(&script).stderr(Stdio::inherit()).output();
     let found = found.unwrap_or_else(|error| panic!("{script}: {error}"));
     assert!(found.status.success(), "{script} gave no Python; what it printed says why");
-    let interpreter = String::from_utf8(found.stdout).expect("a path in UTF-8");
-    let output = Command::new(interpreter.trim())
+    String::from_utf8(found.stdout).expect("a path in UTF-8").trim().to_owned()
+}
+
+/// As [`python`], with the Python of another script.
+#[track_caller]
+pub fn python_of(script: &str, program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(interpreter(script))
         .args(["-c", program])
         .args(arguments)
         .stderr(Stdio::inherit())

@@ -74,6 +74,22 @@ impl Admin {
         }
     }
 
+    /// The largest record batch that a topic takes. Blocks until the brokers answer.
+    ///
+    /// # Errors
+    /// [`TopicsError::Refused`], for example where the right to ask is not granted.
+    pub fn max_message_bytes(&self, topic: &str) -> Result<u64, TopicsError> {
+        let what = format!("reading the settings of '{topic}'");
+        let wanted = [ResourceSpecifier::Topic(topic)];
+        let results = self.runtime.block_on(self.client.describe_configs(&wanted, &options()));
+        let result = results.map_err(|error| refused(&what, &error))?.pop();
+        let resource = result
+            .ok_or_else(|| refused(&what, &KafkaError::NoMessageReceived))?
+            .map_err(|code| refused(&what, &KafkaError::AdminOp(code)))?;
+        let value = settings_of(&resource).remove("max.message.bytes").and_then(|value| value.parse().ok());
+        value.ok_or_else(|| refused(&what, &KafkaError::NoMessageReceived))
+    }
+
     /// All topics at once: asking for one by name could create it, where brokers do so.
     pub(super) fn cluster(&self) -> Result<Cluster, TopicsError> {
         let metadata = self

@@ -10,8 +10,8 @@ use crate::contract::samples::SampleReader;
 use crate::contract::v1;
 use crate::model::{Architecture, Scorer};
 use crate::publish::error::PublishError;
-use crate::publish::files;
 use crate::publish::folder::Folder;
+use crate::publish::{files, read_current};
 use crate::settings::Settings;
 
 use super::CommandError;
@@ -43,12 +43,12 @@ pub struct ScoreArgs {
 
 /// Scores and prints to `out`.
 pub fn score(settings: &Settings, args: &ScoreArgs, out: &mut dyn Write) -> Result<(), CommandError> {
-    let model = match (&args.dir, &args.model) {
-        (Some(dir), _) => Folder::version(dir).join(files::MODEL),
-        (None, Some(model)) => model.clone(),
+    let scorer = match (&args.dir, &args.model) {
+        (Some(dir), _) if Folder::is_followed(dir) => scorer_of_current(dir)?,
+        (Some(dir), _) => scorer(settings, &dir.join(files::MODEL))?,
+        (None, Some(model)) => scorer(settings, model)?,
         (None, None) => unreachable!("clap asks for one of the two"),
     };
-    let scorer = scorer(settings, &model)?;
     let mut batch = Vec::with_capacity(BATCH_VIEWS);
     let mut take = |view: v1::BehaviorEvent| {
         batch.push(view);
@@ -63,14 +63,21 @@ pub fn score(settings: &Settings, args: &ScoreArgs, out: &mut dyn Write) -> Resu
     flush(&scorer, &mut batch, out)
 }
 
+fn scorer_of_current(dir: &Path) -> Result<Scorer, CommandError> {
+    let (manifest, tensors) = read_current(dir).map_err(PublishError::file(dir))?;
+    let load = Scorer::from_tensors(&architecture(manifest), tensors);
+    load.map_err(|source| CommandError::Load { path: dir.to_owned(), source })
+}
+
+fn architecture(manifest: v1::Manifest) -> Architecture {
+    Architecture::from_manifest(&manifest.features.unwrap_or_default(), &manifest.shape.unwrap_or_default())
+}
+
 fn scorer(settings: &Settings, model: &Path) -> Result<Scorer, CommandError> {
     let dir = model.parent().unwrap_or(Path::new("."));
     let architecture = if dir.join(files::MANIFEST).exists() {
         let manifest = files::read_manifest(dir).map_err(PublishError::file(&dir.join(files::MANIFEST)))?;
-        Architecture::from_manifest(
-            &manifest.features.unwrap_or_default(),
-            &manifest.shape.unwrap_or_default(),
-        )
+        architecture(manifest)
     } else {
         Architecture::from_settings(settings)
     };

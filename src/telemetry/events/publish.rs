@@ -118,25 +118,79 @@ impl VersionNotPromoted<'_> {
 pub struct VersionFollowed {
     pub version: u64,
     pub created_ms: i64,
+    pub pages_read: usize,
+    pub pages_reused: usize,
+    pub bytes_read: u64,
+    pub bytes_reused: u64,
+    /// From the writing of the pointer until now; `None` of one that was there before the follower.
+    pub delay: Option<Duration>,
 }
 
 impl VersionFollowed {
     pub fn emit(self) {
-        gauge!(names::FOLLOWER_VERSION).set(self.version as f64);
-        gauge!(names::FOLLOWER_CREATED).set(self.created_ms as f64 / 1_000.0);
-        info!(version = self.version, "version in place");
+        in_place(self.version, self.created_ms);
+        counter!(names::FOLLOWER_PAGES, "state" => "read").increment(self.pages_read as u64);
+        counter!(names::FOLLOWER_PAGES, "state" => "reused").increment(self.pages_reused as u64);
+        counter!(names::FOLLOWER_BYTES, "state" => "read").increment(self.bytes_read);
+        counter!(names::FOLLOWER_BYTES, "state" => "reused").increment(self.bytes_reused);
+        if let Some(delay) = self.delay {
+            histogram!(names::FOLLOWER_DELAY).record(delay);
+        }
+        info!(
+            version = self.version,
+            pages_read = self.pages_read,
+            bytes_read = self.bytes_read,
+            delay = ?self.delay,
+            "version in place"
+        );
     }
+}
+
+/// A follower that starts has found a whole version in its folder.
+pub struct VersionFound {
+    pub version: u64,
+    pub created_ms: i64,
+}
+
+impl VersionFound {
+    pub fn emit(self) {
+        in_place(self.version, self.created_ms);
+        info!(version = self.version, "version in place since an earlier run");
+    }
+}
+
+fn in_place(version: u64, created_ms: i64) {
+    gauge!(names::FOLLOWER_VERSION).set(version as f64);
+    gauge!(names::FOLLOWER_CREATED).set(created_ms as f64 / 1_000.0);
 }
 
 /// Something in a version was off; the follower keeps the one it has.
 pub struct VersionRefused<'a> {
     pub version: u64,
+    /// The kind of fault, as a label.
+    pub kind: &'static str,
     pub reason: &'a str,
 }
 
 impl VersionRefused<'_> {
     pub fn emit(self) {
-        counter!(names::FOLLOWER_REFUSED).increment(1);
-        warn!(version = self.version, "version refused, the one in place stays: {}", self.reason);
+        counter!(names::FOLLOWER_REFUSED, "reason" => self.kind).increment(1);
+        warn!(
+            version = self.version,
+            kind = self.kind,
+            "version refused, the one in place stays: {}",
+            self.reason
+        );
+    }
+}
+
+/// No broker gives what a follower asks for; it keeps the version it has and goes on asking.
+pub struct FollowerWaits<'a> {
+    pub reason: &'a str,
+}
+
+impl FollowerWaits<'_> {
+    pub fn emit(self) {
+        warn!("the version in place stays while the brokers are away: {}", self.reason);
     }
 }

@@ -7,6 +7,12 @@ use tokio::sync::OnceCell;
 static METRICS: OnceCell<Metrics> = OnceCell::const_new();
 
 async fn served() -> (SocketAddr, StopToken, StopToken) {
+    let ready = Readiness::default();
+    ready.set();
+    served_when(ready).await
+}
+
+async fn served_when(ready: Readiness) -> (SocketAddr, StopToken, StopToken) {
     let metrics = METRICS
         .get_or_init(|| async { crate::telemetry::install_recorder().expect("installed once") })
         .await
@@ -14,7 +20,7 @@ async fn served() -> (SocketAddr, StopToken, StopToken) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (draining, stop) = (StopToken::new(), StopToken::new());
-    let router = router(Shared { metrics, draining: draining.clone() });
+    let router = router(Shared { metrics, ready, draining: draining.clone() });
     tokio::spawn(accept(listener, router, stop.clone()));
     (address, draining, stop)
 }
@@ -41,6 +47,20 @@ async fn healthz_turns_from_ok_to_draining() {
     draining.stop();
     let answer = exchange(address, request).await;
     assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("draining\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn readyz_is_unready_until_told_otherwise_and_again_while_draining() {
+    let ready = Readiness::default();
+    let (address, draining, _stop) = served_when(ready.clone()).await;
+    let request = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    let answer = exchange(address, request("/readyz").as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("not ready\n"), "{answer}");
+    assert!(exchange(address, request("/healthz").as_bytes()).await.starts_with("HTTP/1.1 200"));
+    ready.set();
+    assert!(exchange(address, request("/readyz").as_bytes()).await.starts_with("HTTP/1.1 200"));
+    draining.stop();
+    assert!(exchange(address, request("/readyz").as_bytes()).await.starts_with("HTTP/1.1 503"));
 }
 
 #[tokio::test]
