@@ -208,3 +208,60 @@ fn the_peft_library_loads_a_followed_lora_and_scores_as_easq_does() {
     let share = said.scores.iter().zip(&said.bare).map(|(with, without)| (with - without).abs());
     assert!(share.fold(0.0, f64::max) > 10.0 * TOLERANCE, "LoRA moves no score: {:?}", said.scores);
 }
+
+/// A module of PyTorch gives `model.backbone`; what is trained on it has every bit of it.
+#[test]
+fn a_backbone_that_was_made_in_pytorch_is_adapted_and_stays_as_it_was() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let settings = Line::new("backbone").settings();
+    let fields: Vec<_> = settings.features.sparse.iter().map(|f| (&f.name, f.rows, f.dim)).collect();
+    let sizes = serde_json::json!({
+        "fields": fields, "dense": settings.features.dense.len(), "hidden": settings.model.hidden_dim,
+    });
+    let make = r#"
+import json, sys
+import torch
+from safetensors.torch import save_file
+sizes = json.loads(sys.argv[1])
+torch.manual_seed(48)
+
+class Normalizer(torch.nn.Module):
+    def __init__(self, dense):
+        super().__init__()
+        self.register_buffer("mean", 0.1 * torch.randn(dense))
+        self.register_buffer("std", 1.0 + torch.rand(dense))
+
+class Backbone(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        tables = {name: torch.nn.EmbeddingBag(rows, dim, mode="mean") for name, rows, dim in sizes["fields"]}
+        self.embeddings = torch.nn.ModuleDict(tables)
+        width = sum(dim for _, _, dim in sizes["fields"]) + sizes["dense"]
+        self.projection = torch.nn.Linear(width, sizes["hidden"])
+        self.normalizer = Normalizer(sizes["dense"])
+
+save_file(Backbone().state_dict(), sys.argv[2])
+"#;
+    python_of("interop-env", make, &[&sizes.to_string(), &path("backbone.safetensors")]);
+    let samples = path("samples.pb");
+    let simulate = ["simulate", "--views", "4000", "--samples", &samples];
+    let (status, output) = Easq::run(simulate, DEADLINE);
+    assert!(status.success(), "{output}");
+    let backbone = format!("model.backbone={}", path("backbone.safetensors"));
+    let model = path("model");
+    let train = ["train", "--samples", &samples, "--output", &model, "--set", &backbone];
+    let (status, output) = Easq::run(train, DEADLINE);
+    assert!(status.success(), "{output}");
+    let check = r#"
+import sys
+import torch
+from safetensors.torch import load_file
+before, after = load_file(sys.argv[1]), load_file(sys.argv[2])
+assert all(torch.equal(after[name], tensor) for name, tensor in before.items()), "the backbone has changed"
+print(sum(name.startswith("main.") for name in after))
+"#;
+    let heads =
+        python_of("interop-env", check, &[&path("backbone.safetensors"), &path("model/model.safetensors")]);
+    assert_eq!(heads.trim(), "6", "the main head was trained beside it");
+}

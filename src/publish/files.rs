@@ -43,9 +43,6 @@ pub fn write(dir: &Path, manifest: &v1::Manifest, tensors: &[HostTensor]) -> io:
         tensors.iter().partition(|tensor| tensor.name.starts_with(TRAINING_PREFIX));
     let (lora, model): (Vec<_>, Vec<_>) =
         serving.into_iter().partition(|tensor| tensor.name.starts_with(LORA_PREFIX));
-    if !training.is_empty() {
-        write_tensors(&dir.join(TRAINING), &training, "")?;
-    }
     let write_small = || {
         write_tensors(&dir.join(ADAPTER), &lora, PEFT_PREFIX)?;
         write_file(&dir.join(ADAPTER_CONFIG), adapter_config(manifest).as_bytes())?;
@@ -54,6 +51,9 @@ pub fn write(dir: &Path, manifest: &v1::Manifest, tensors: &[HostTensor]) -> io:
     // Each waits for the disk: beside each other they wait once.
     thread::scope(|scope| {
         let small = scope.spawn(write_small);
+        if !training.is_empty() {
+            write_tensors(&dir.join(TRAINING), &training, "")?;
+        }
         write_tensors(&dir.join(MODEL), &model, "")?;
         small.join().map_err(|_| io::Error::other("writing a version panicked"))?
     })?;

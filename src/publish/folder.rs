@@ -64,10 +64,15 @@ impl Folder {
         self.dir.join(VERSIONS)
     }
 
-    /// The folder of the version that `dir` holds: the current one of a follower's folder, resolved
-    /// once, else `dir` itself.
+    /// Whether a follower keeps `dir`, and has a version in it.
+    pub fn is_followed(dir: &Path) -> bool {
+        dir.join(CURRENT).is_symlink()
+    }
+
+    /// The folder of the version that `dir` holds: the current one of a follower's folder, else `dir`
+    /// itself.
     pub fn version(dir: &Path) -> PathBuf {
-        current(dir).unwrap_or_else(|_| dir.to_owned())
+        if Self::is_followed(dir) { current(dir).unwrap_or_else(|_| dir.to_owned()) } else { dir.to_owned() }
     }
 
     /// The current version, if every tensor in it has the digest that its manifest says.

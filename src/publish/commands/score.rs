@@ -10,7 +10,8 @@ use crate::contract::samples::SampleReader;
 use crate::contract::v1;
 use crate::model::{Architecture, Scorer};
 use crate::publish::error::PublishError;
-use crate::publish::{current, files, read_current};
+use crate::publish::folder::Folder;
+use crate::publish::{files, read_current};
 use crate::settings::Settings;
 
 use super::CommandError;
@@ -43,7 +44,7 @@ pub struct ScoreArgs {
 /// Scores and prints to `out`.
 pub fn score(settings: &Settings, args: &ScoreArgs, out: &mut dyn Write) -> Result<(), CommandError> {
     let scorer = match (&args.dir, &args.model) {
-        (Some(dir), _) if current(dir).is_ok() => scorer_of_current(dir)?,
+        (Some(dir), _) if Folder::is_followed(dir) => scorer_of_current(dir)?,
         (Some(dir), _) => scorer(settings, &dir.join(files::MODEL))?,
         (None, Some(model)) => scorer(settings, model)?,
         (None, None) => unreachable!("clap asks for one of the two"),
