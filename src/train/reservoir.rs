@@ -211,8 +211,8 @@ impl Reservoir {
         ]
     }
 
-    /// Puts the saved state, of after `steps` steps, in place of this one's; `usable` looks at each view. None when the
-    /// tensors do not fit, which they remember.
+    /// Puts the saved state, of after `steps` steps, in place of this one's; `usable` looks at each
+    /// view. None when the tensors do not fit, which they remember.
     pub(super) fn load(
         mut self,
         tensors: &mut TensorMap,

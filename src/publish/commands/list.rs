@@ -11,7 +11,8 @@ use crate::publish::registry::{Registry, RegistryReader};
 use crate::settings::Settings;
 use crate::supervise::StopToken;
 
-use super::{CommandError, PinArgs, pin};
+use super::CommandError;
+use super::pin::{self, Direction, PinArgs};
 
 /// What to do with a model's versions.
 #[derive(Debug, Clone, clap::Subcommand)]
@@ -53,8 +54,8 @@ pub fn model(
 ) -> Result<(), CommandError> {
     let registry = || RegistryReader::open(settings, "model command", stop).map(|reader| reader.registry);
     match command {
-        ModelCommand::Promote(args) => pin::promote(settings, args, stop, out),
-        ModelCommand::Rollback(args) => pin::rollback(settings, args, stop, out),
+        ModelCommand::Promote(args) => pin::pin(settings, args, Direction::Promote, stop, out),
+        ModelCommand::Rollback(args) => pin::pin(settings, args, Direction::Rollback, stop, out),
         ModelCommand::Unpin => pin::unpin(settings, stop, out),
         ModelCommand::List(ListArgs { json: true }) => list_json(&registry()?, out),
         ModelCommand::List(ListArgs { json: false }) => list_table(&registry()?, out),

@@ -13,7 +13,6 @@ use super::error::PublishError;
 
 pub use follow::{FollowArgs, follow};
 pub use list::{ModelCommand, model};
-pub use pin::PinArgs;
 pub use score::{ScoreArgs, score};
 
 /// Why one of these commands could not do what it was asked.

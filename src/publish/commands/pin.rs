@@ -1,7 +1,7 @@
 //! `easq model promote|rollback|unpin`: what a person says about which version readers follow.
 
 use std::io::Write;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use prost::Message;
 
@@ -10,6 +10,7 @@ use crate::contract::v1;
 use crate::kafka::Outgoing;
 use crate::kafka::producer::Producer;
 use crate::publish::error::PublishError;
+use crate::publish::publisher::now_ms;
 use crate::publish::registry::{PIN, Registry, RegistryReader};
 use crate::settings::Settings;
 use crate::supervise::StopToken;
@@ -27,30 +28,6 @@ pub struct PinArgs {
     pub reason: String,
 }
 
-/// Makes readers follow a version that is not older than the one they follow now.
-pub fn promote(
-    settings: &Settings,
-    args: &PinArgs,
-    stop: &StopToken,
-    out: &mut dyn Write,
-) -> Result<(), CommandError> {
-    pin(settings, args, stop, out, |version, followed| {
-        (version < followed).then(|| format!("they follow version {followed} now: use `easq model rollback`"))
-    })
-}
-
-/// Makes readers follow a version that is older than the one they follow now.
-pub fn rollback(
-    settings: &Settings,
-    args: &PinArgs,
-    stop: &StopToken,
-    out: &mut dyn Write,
-) -> Result<(), CommandError> {
-    pin(settings, args, stop, out, |version, followed| {
-        (version >= followed).then(|| format!("they follow version {followed} now: use `easq model promote`"))
-    })
-}
-
 /// Lets readers follow production again.
 pub fn unpin(settings: &Settings, stop: &StopToken, out: &mut dyn Write) -> Result<(), CommandError> {
     let registry = read(settings, stop)?;
@@ -62,12 +39,36 @@ pub fn unpin(settings: &Settings, stop: &StopToken, out: &mut dyn Write) -> Resu
     Ok(())
 }
 
-fn pin(
+/// Which way readers are to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// To a version that is not older than the one they follow now.
+    Promote,
+    /// To an older one.
+    Rollback,
+}
+
+impl Direction {
+    /// The command for a version, when readers follow `followed`.
+    fn to(version: u64, followed: u64) -> Self {
+        if version < followed { Self::Rollback } else { Self::Promote }
+    }
+
+    fn command(self) -> &'static str {
+        match self {
+            Self::Promote => "easq model promote",
+            Self::Rollback => "easq model rollback",
+        }
+    }
+}
+
+/// Makes readers follow a version, in the direction that was meant.
+pub fn pin(
     settings: &Settings,
     args: &PinArgs,
+    meant: Direction,
     stop: &StopToken,
     out: &mut dyn Write,
-    refuse: impl Fn(u64, u64) -> Option<String>,
 ) -> Result<(), CommandError> {
     let version = args.version;
     let refused =
@@ -80,8 +81,12 @@ fn pin(
                 .unwrap_or_else(|| "it is not in the registry: `easq model list` shows what is".to_owned()),
         ));
     }
-    if let Some(reason) = before.followed().and_then(|followed| refuse(version, followed)) {
-        return Err(refused(reason));
+    if let Some(followed) = before.followed() {
+        let direction = Direction::to(version, followed);
+        if direction != meant {
+            let command = direction.command();
+            return Err(refused(format!("readers follow version {followed} now: use `{command}`")));
+        }
     }
     write(
         settings,
@@ -127,9 +132,4 @@ fn write(settings: &Settings, pin: Option<v1::VersionPointer>) -> Result<(), Com
     };
     producer.send(&record)?;
     Ok(producer.flush(DELIVERED_WITHIN)?)
-}
-
-fn now_ms() -> i64 {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
 }
