@@ -3,19 +3,23 @@
 //!
 //! `golden/cases` holds what it calculated; the program itself says what is in a file.
 
+#[path = "support/golden.rs"]
+mod golden;
 mod learning;
 #[path = "support/python.rs"]
 mod python;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use easq::contract::v1::{BehaviorEvent, BehaviorGroup, Engagement, Features, PreferencePair, SparseFeature};
 use easq::model::{Architecture, Dtype, HostTensor, Scorer};
-use easq::settings::{Dpo, Settings, SparseField, Switch};
+use easq::settings::{Dpo, SparseField};
 use easq::train::{Loss, Offered, StepReport, Trainer};
-use serde::Deserialize;
+use golden::{
+    AdamState, Batch, Case, Losses, MAIN_GROUP, RESEARCH, SATISFACTION_GROUP, Shaped, State, Tensors, View,
+    cases,
+};
 use serde_json::Value;
 
 /// Cases that every test here compares.
@@ -42,186 +46,10 @@ const COMPARED: [&str; 20] = [
     "weights",
 ];
 
-/// Cases of baselines and ablations: `golden_research.rs` compares them.
-const RESEARCH: [&str; 6] =
-    ["behavior-only", "imputation", "no-lora", "no-moe", "same-path-pairs", "same-path-reward"];
-
-/// Parameters of the groups, as far as a case has them, in the order in which Adam's moments lie in
-/// a checkpoint.
-const MAIN_GROUP: [&str; 8] = [
-    "projection.weight",
-    "projection.bias",
-    "main.gate.weight",
-    "main.gate.bias",
-    "main.experts.hidden.weight",
-    "main.experts.hidden.bias",
-    "main.experts.output.weight",
-    "main.experts.output.bias",
-];
-const SATISFACTION_GROUP: [&str; 10] = [
-    "imputation.projection.weight",
-    "imputation.projection.bias",
-    "projection.lora_A.weight",
-    "projection.lora_B.weight",
-    "satisfaction.gate.weight",
-    "satisfaction.gate.bias",
-    "satisfaction.experts.hidden.weight",
-    "satisfaction.experts.hidden.bias",
-    "satisfaction.experts.output.weight",
-    "satisfaction.experts.output.bias",
-];
-
 /// Rounding of the larger elements of a tensor reaches the smaller ones through sums.
 const FLOOR: f64 = 1e-2;
 
-/// Values by parameter name, row by row.
-type Tensors = BTreeMap<String, Vec<f64>>;
-
-#[derive(Deserialize)]
-struct Case {
-    #[serde(skip)]
-    name: &'static str,
-    settings: CaseSettings,
-    parameters: BTreeMap<String, Shaped>,
-    batches: Vec<Batch>,
-    #[serde(default)]
-    repeat_pairs: bool,
-    first: First,
-    after: BTreeMap<usize, State>,
-}
-
-#[derive(Deserialize)]
-struct CaseSettings {
-    dense: usize,
-    fields: Vec<SparseField>,
-    hidden_dim: u32,
-    expert_dim: u32,
-    lora_rank: u32,
-    lora_alpha: f64,
-    main_experts: u32,
-    satisfaction_experts: u32,
-    inject_lora: bool,
-    dpo: Dpo,
-    dpo_beta: f64,
-    dpo_offset: f64,
-    satisfaction_weight: f64,
-    dpo_weight: f64,
-    price_control: bool,
-    behavior_budget_points: f64,
-    learning_rate: f64,
-    lora_learning_rate: f64,
-    embedding_learning_rate: f64,
-    clip_norm: f64,
-    reward_margin: f64,
-    normalizer_views: u64,
-    reservoir_batch_pairs: usize,
-    reservoir_reuse: u32,
-    adapter: bool,
-    method: String,
-}
-
-#[derive(Deserialize)]
-struct Shaped {
-    shape: Vec<usize>,
-    values: Vec<f64>,
-}
-
-#[derive(Deserialize)]
-struct Batch {
-    groups: Vec<Vec<View>>,
-    pairs: Vec<[View; 2]>,
-}
-
-#[derive(Deserialize)]
-struct View {
-    dense: Vec<f32>,
-    sparse: Vec<(u32, Vec<u64>)>,
-    reward: f32,
-}
-
-/// What the initial parameters give for batch 0, its pairs being the drawn ones.
-#[derive(Deserialize)]
-struct First {
-    scores: Vec<f64>,
-    satisfaction_scores: Vec<f64>,
-    losses: Losses,
-    gradients: BTreeMap<String, Tensors>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Losses {
-    main: Option<f64>,
-    satisfaction: Option<f64>,
-    dpo: Option<f64>,
-    /// Of one method only.
-    #[serde(default)]
-    same_path: Option<f64>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct State {
-    parameters: Tensors,
-    main_adam: AdamState,
-    satisfaction_adam: AdamState,
-    /// Of no table in adapter mode.
-    #[serde(default)]
-    adagrad: Tensors,
-    twin: TwinState,
-    /// With price control.
-    lambda2: Option<f64>,
-    ew: Option<f64>,
-    losses: Losses,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TwinState {
-    parameters: Tensors,
-    main_adam: AdamState,
-    #[serde(default)]
-    adagrad: Tensors,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct AdamState {
-    steps: i64,
-    m: Tensors,
-    v: Tensors,
-}
-
-impl View {
-    fn features(&self) -> Features {
-        let sparse = |(field, ids): &(u32, Vec<u64>)| SparseFeature { field: *field, ids: ids.clone() };
-        Features {
-            dense: self.dense.clone(),
-            sparse: self.sparse.iter().map(sparse).collect(),
-            schema_version: 1,
-        }
-    }
-
-    fn event(&self) -> BehaviorEvent {
-        let other = BTreeMap::from([("value".to_owned(), self.reward)]);
-        let engagement = Some(Engagement { other, ..Default::default() });
-        BehaviorEvent { features: Some(self.features()), engagement, ..Default::default() }
-    }
-}
-
 impl Batch {
-    fn groups(&self) -> Vec<BehaviorGroup> {
-        let group = |views: &Vec<View>| BehaviorGroup {
-            views: views.iter().map(View::event).collect(),
-            ..Default::default()
-        };
-        self.groups.iter().map(group).collect()
-    }
-
-    fn pairs(&self) -> Vec<PreferencePair> {
-        self.pairs.iter().map(|[a, b]| learning::pair(a.features(), b.features())).collect()
-    }
-
     /// Positions of the views whose group has another view; easq passes over groups of one.
     fn compared_views(&self) -> Vec<usize> {
         let sizes = self.groups.iter().flat_map(|group| vec![group.len(); group.len()]);
@@ -230,40 +58,6 @@ impl Batch {
 }
 
 impl Case {
-    fn load(name: &'static str) -> Case {
-        let file = cases().join(format!("{name}.json"));
-        let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-        let case: Case = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
-        Case { name, ..case }
-    }
-
-    fn settings(&self) -> Settings {
-        let case = &self.settings;
-        assert_eq!(case.method, "easq", "{}", self.name);
-        let mut settings = learning::settings(case.dpo);
-        settings.features.dense = (0..case.dense).map(|index| format!("dense_{index}")).collect();
-        settings.features.sparse = case.fields.clone();
-        settings.reward.margin = case.reward_margin;
-        let model = &mut settings.model;
-        (model.hidden_dim, model.expert_dim) = (case.hidden_dim, case.expert_dim);
-        (model.lora_rank, model.lora_alpha) = (case.lora_rank, case.lora_alpha);
-        (model.main_experts, model.satisfaction_experts) = (case.main_experts, case.satisfaction_experts);
-        model.inject_lora = case.inject_lora;
-        model.backbone = if case.adapter { "made elsewhere".into() } else { String::new() };
-        let train = &mut settings.train;
-        (train.dpo_beta, train.dpo_offset) = (case.dpo_beta, case.dpo_offset);
-        (train.satisfaction_weight, train.dpo_weight) = (case.satisfaction_weight, case.dpo_weight);
-        train.price_control = if case.price_control { Switch::On } else { Switch::Off };
-        train.behavior_budget_points = case.behavior_budget_points;
-        (train.learning_rate, train.lora_learning_rate) = (case.learning_rate, case.lora_learning_rate);
-        train.embedding_learning_rate = case.embedding_learning_rate;
-        train.clip_norm = case.clip_norm;
-        train.normalizer_views = case.normalizer_views;
-        train.reservoir_batch_pairs = case.reservoir_batch_pairs;
-        train.reservoir_reuse = case.reservoir_reuse.to_string();
-        settings
-    }
-
     /// A trainer whose model and twin have the initial parameters.
     fn trainer(&self, dtype: Dtype) -> Trainer {
         let statistics = |name| self.parameters.get(name).map(|golden| golden.values.as_slice());
@@ -354,20 +148,9 @@ fn is_backbone(name: &str) -> bool {
         || ["projection.weight", "projection.bias"].contains(&name)
 }
 
-fn cases() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/cases")
-}
-
 /// `values` in the precision that the tensor has.
 fn set_values(tensor: &mut HostTensor, values: &[f64]) {
-    let (name, shape) = (tensor.name.clone(), tensor.shape.clone());
-    *tensor = match tensor.dtype {
-        Dtype::F64 => HostTensor::from_f64(name, shape, values),
-        _ => {
-            let values: Vec<f32> = values.iter().map(|&value| value as f32).collect();
-            HostTensor::from_f32(name, shape, &values)
-        }
-    };
+    *tensor = golden::tensor(&tensor.name, tensor.shape.clone(), values, tensor.dtype);
 }
 
 /// The largest deviation seen so far: relative, and below [`FLOOR`] of the largest element of its
@@ -477,6 +260,7 @@ impl Comparison {
 
 fn each_case_in_both_precisions(compare: impl Fn(&Case, Dtype, &mut Comparison)) {
     for case in COMPARED.map(Case::load) {
+        assert_eq!(case.settings.method, "easq", "{}", case.name);
         for dtype in [Dtype::F64, Dtype::F32] {
             let mut comparison = Comparison::new(&case, dtype);
             compare(&case, dtype, &mut comparison);

@@ -1,200 +1,18 @@
 //! Baselines and ablations against `golden/generate.py`, an independent program: all parameters and the
 //! state of the optimizers after some steps, in both precisions.
 
+#[path = "support/golden.rs"]
+mod golden;
 mod learning;
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
-
-use easq::contract::v1::{
-    BehaviorEvent, BehaviorGroup, Engagement, Features, LabelledView, PreferencePair, SparseFeature,
-};
+use easq::contract::v1::{BehaviorGroup, PreferencePair};
 use easq::model::{Dtype, HostTensor};
-use easq::settings::{Dpo, Settings, SparseField};
 use easq::train::research::{Baseline, Method, MethodLosses};
 use easq::train::{Offered, Trainer};
+use golden::{Case, MAIN_GROUP, RESEARCH, SATISFACTION_GROUP, State, Tensors, tensor};
 use learning::source;
-use serde::Deserialize;
-
-const METHODS: [&str; 6] =
-    ["behavior-only", "imputation", "no-lora", "no-moe", "same-path-pairs", "same-path-reward"];
-
-/// Dense parameters in the order in which Adam's moments lie in a checkpoint.
-const MAIN_GROUP: [&str; 8] = [
-    "projection.weight",
-    "projection.bias",
-    "main.gate.weight",
-    "main.gate.bias",
-    "main.experts.hidden.weight",
-    "main.experts.hidden.bias",
-    "main.experts.output.weight",
-    "main.experts.output.bias",
-];
-const SATISFACTION_GROUP: [&str; 10] = [
-    "imputation.projection.weight",
-    "imputation.projection.bias",
-    "projection.lora_A.weight",
-    "projection.lora_B.weight",
-    "satisfaction.gate.weight",
-    "satisfaction.gate.bias",
-    "satisfaction.experts.hidden.weight",
-    "satisfaction.experts.hidden.bias",
-    "satisfaction.experts.output.weight",
-    "satisfaction.experts.output.bias",
-];
-
-#[derive(Deserialize)]
-struct Case {
-    settings: CaseSettings,
-    parameters: BTreeMap<String, Shaped>,
-    batches: Vec<Batch>,
-    #[serde(default)]
-    repeat_pairs: bool,
-    after: BTreeMap<usize, State>,
-}
-
-#[derive(Deserialize)]
-struct CaseSettings {
-    dense: usize,
-    fields: Vec<SparseField>,
-    hidden_dim: u32,
-    expert_dim: u32,
-    lora_rank: u32,
-    lora_alpha: f64,
-    main_experts: u32,
-    satisfaction_experts: u32,
-    dpo: Dpo,
-    satisfaction_weight: f64,
-    dpo_weight: f64,
-    learning_rate: f64,
-    lora_learning_rate: f64,
-    embedding_learning_rate: f64,
-    clip_norm: f64,
-    reward_margin: f64,
-    normalizer_views: u64,
-    reservoir_batch_pairs: usize,
-    reservoir_reuse: u32,
-    method: String,
-    method_weight: f64,
-}
-
-#[derive(Deserialize)]
-struct Shaped {
-    shape: Vec<usize>,
-    values: Vec<f64>,
-}
-
-#[derive(Deserialize)]
-struct Batch {
-    groups: Vec<Vec<View>>,
-    pairs: Vec<[View; 2]>,
-}
-
-#[derive(Deserialize)]
-struct View {
-    dense: Vec<f32>,
-    sparse: Vec<(u32, Vec<u64>)>,
-    reward: f32,
-}
-
-/// Values by parameter name, row by row.
-type Tensors = BTreeMap<String, Vec<f64>>;
-
-#[derive(Deserialize)]
-struct State {
-    parameters: Tensors,
-    main_adam: AdamState,
-    satisfaction_adam: AdamState,
-    adagrad: Tensors,
-    twin: Twin,
-    losses: Losses,
-}
-
-#[derive(Deserialize)]
-struct Twin {
-    parameters: Tensors,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Losses {
-    main: Option<f64>,
-    satisfaction: Option<f64>,
-    dpo: Option<f64>,
-    /// Of one method.
-    #[serde(default)]
-    same_path: Option<Option<f64>>,
-}
-
-#[derive(Deserialize)]
-struct AdamState {
-    steps: i64,
-    m: Tensors,
-    v: Tensors,
-}
-
-impl View {
-    fn event(&self) -> BehaviorEvent {
-        let sparse = |(field, ids): &(u32, Vec<u64>)| SparseFeature { field: *field, ids: ids.clone() };
-        let features = Features {
-            dense: self.dense.clone(),
-            sparse: self.sparse.iter().map(sparse).collect(),
-            schema_version: 1,
-        };
-        let other = BTreeMap::from([("value".to_owned(), self.reward)]);
-        let engagement = Some(Engagement { other, ..Default::default() });
-        BehaviorEvent { features: Some(features), engagement, ..Default::default() }
-    }
-}
-
-impl Batch {
-    fn groups(&self) -> Vec<BehaviorGroup> {
-        let group = |views: &Vec<View>| BehaviorGroup {
-            views: views.iter().map(View::event).collect(),
-            ..Default::default()
-        };
-        self.groups.iter().map(group).collect()
-    }
-
-    fn pairs(&self) -> Vec<PreferencePair> {
-        let labelled = |view: &View| Some(LabelledView { view: Some(view.event()), ..Default::default() });
-        let pair = |[chosen, rejected]: &[View; 2]| PreferencePair {
-            chosen: labelled(chosen),
-            rejected: labelled(rejected),
-            ..Default::default()
-        };
-        self.pairs.iter().map(pair).collect()
-    }
-}
 
 impl Case {
-    fn load(name: &str) -> Case {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/cases/{name}.json"));
-        serde_json::from_str(&fs::read_to_string(file).expect("a case")).expect("a case")
-    }
-
-    fn settings(&self) -> Settings {
-        let case = &self.settings;
-        let mut settings = learning::settings(case.dpo);
-        settings.features.dense = (0..case.dense).map(|index| format!("dense_{index}")).collect();
-        settings.features.sparse = case.fields.clone();
-        settings.reward.margin = case.reward_margin;
-        let model = &mut settings.model;
-        (model.hidden_dim, model.expert_dim) = (case.hidden_dim, case.expert_dim);
-        (model.lora_rank, model.lora_alpha) = (case.lora_rank, case.lora_alpha);
-        (model.main_experts, model.satisfaction_experts) = (case.main_experts, case.satisfaction_experts);
-        let train = &mut settings.train;
-        (train.satisfaction_weight, train.dpo_weight) = (case.satisfaction_weight, case.dpo_weight);
-        (train.learning_rate, train.lora_learning_rate) = (case.learning_rate, case.lora_learning_rate);
-        train.embedding_learning_rate = case.embedding_learning_rate;
-        train.clip_norm = case.clip_norm;
-        train.normalizer_views = case.normalizer_views;
-        train.reservoir_batch_pairs = case.reservoir_batch_pairs;
-        train.reservoir_reuse = case.reservoir_reuse.to_string();
-        settings
-    }
-
     fn learner(&self, dtype: Dtype) -> Learner {
         let weight = self.settings.method_weight;
         let method = match self.settings.method.as_str() {
@@ -244,16 +62,6 @@ impl Case {
             }
         }
         Trainer::restore_without_mixture(&settings, tensors).expect("all parameters")
-    }
-}
-
-fn tensor(name: &str, shape: Vec<usize>, values: &[f64], dtype: Dtype) -> HostTensor {
-    match dtype {
-        Dtype::F64 => HostTensor::from_f64(name, shape, values),
-        _ => {
-            let values: Vec<f32> = values.iter().map(|&value| value as f32).collect();
-            HostTensor::from_f32(name, shape, &values)
-        }
     }
 }
 
@@ -345,7 +153,7 @@ fn compare(state: &[HostTensor], expected: &State, bound: f64, what: &str) {
 
 #[test]
 fn baselines_and_ablations_step_as_an_independent_program_does() {
-    for name in METHODS {
+    for name in RESEARCH {
         let case = Case::load(name);
         assert_eq!(case.settings.method, name);
         for (dtype, bound) in [(Dtype::F64, 1e-9), (Dtype::F32, 1e-4)] {
@@ -366,7 +174,7 @@ fn baselines_and_ablations_step_as_an_independent_program_does() {
                         (losses.main, expected.losses.main),
                         (losses.satisfaction, expected.losses.satisfaction),
                         (losses.dpo, expected.losses.dpo),
-                        (losses.same_path, expected.losses.same_path.flatten()),
+                        (losses.same_path, expected.losses.same_path),
                     ] {
                         assert_close(
                             actual.as_slice(),
