@@ -36,6 +36,10 @@ const IMPURE: [&str; 14] = [
 const ASYNCHRONOUS: [&str; 3] = ["supervise", "telemetry", "cli"];
 /// What blocks, or leads to what does: not for these modules, but for handing it to a thread.
 const BLOCKING: [&str; 6] = ["rdkafka", "tch", "kafka", "train", "fs", "crossbeam_channel"];
+/// What brings values from a device to the host, and where training does so: a step that read anywhere
+/// else would wait more than once. Baselines are not for production, and they do.
+const READS: [&str; 4] = ["copy_data", "copy_data_u8", "double_value", "int64_value"];
+const READERS: [&str; 2] = ["readback.rs", "research.rs"];
 const MAX_LINES: usize = 450;
 
 /// One token of a source file, groups flattened: comments and the insides of strings are gone.
@@ -238,6 +242,19 @@ fn asynchronous_code_is_apart_from_everything_that_blocks() {
         if is_asynchronous {
             let blocking = BLOCKING.iter().filter(|name| words.contains(*name));
             faults.extend(blocking.map(|name| format!("{} names {name}", source.path.display())));
+        }
+    }
+    assert_none(faults);
+}
+
+#[test]
+fn training_reads_from_its_device_in_one_place() {
+    let mut faults = Vec::new();
+    for source in sources().iter().filter(|source| source.module == "train") {
+        if !READERS.iter().any(|name| source.path.ends_with(name)) {
+            let words: BTreeSet<_> = source.tokens.iter().filter_map(|token| word(Some(token))).collect();
+            let reads = READS.iter().filter(|name| words.contains(*name));
+            faults.extend(reads.map(|name| format!("{} names {name}", source.path.display())));
         }
     }
     assert_none(faults);

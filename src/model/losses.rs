@@ -30,6 +30,12 @@ impl ScoreDifferences {
         (self.cross_entropy(right_is_better) * weight).sum(None::<Kind>)
     }
 
+    /// How each pair is ranked: 1 as `preferred` [m] has it (1 the left one, −1 the right one), −1 the
+    /// other way, 0 where the scores tie or neither is preferred. Without gradient.
+    pub(crate) fn ranks(&self, preferred: &Tensor) -> Tensor {
+        no_grad(|| self.difference.sign() * preferred)
+    }
+
     /// L_DPO in its live form: mean over all pairs of the cross entropy with the satisfaction
     /// head's labels (see [`live_labels`]).
     pub(crate) fn dpo_live(&self, right_is_better: &Tensor) -> Tensor {

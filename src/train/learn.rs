@@ -1,6 +1,6 @@
 //! One step's mathematics: from samples to losses and gradients. Nothing here changes state.
 
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Kind, Tensor, no_grad};
 
 use crate::contract::v1::Features;
 use crate::model::{
@@ -28,30 +28,24 @@ pub enum Loss {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Objective {
     /// λ1
-    pub(super) satisfaction_weight: f64,
-    /// λ2
-    pub(super) dpo_weight: f64,
-    pub(super) dpo: Dpo,
+    satisfaction_weight: f64,
+    /// Off too where λ2 is 0 for good.
+    dpo: Dpo,
     form: DpoPairsForm,
 }
 
 impl Objective {
     pub(super) fn new(train: &settings::Train) -> Objective {
+        let is_weightless = Price::new(train).weight == 0.0;
         Objective {
             satisfaction_weight: train.satisfaction_weight,
-            dpo_weight: Price::new(train).weight,
-            dpo: train.dpo,
+            dpo: if is_weightless { Dpo::Off } else { train.dpo },
             form: DpoPairsForm { beta: train.dpo_beta, offset: train.dpo_offset },
         }
     }
 
-    /// The same with another λ2; whether L_DPO applies at all does not follow from it.
-    pub(super) fn at_price(self, dpo_weight: f64) -> Objective {
-        Objective { dpo_weight, ..self }
-    }
-
     pub(super) fn applies(self, form: Dpo) -> bool {
-        self.dpo == form && self.dpo_weight != 0.0
+        self.dpo == form
     }
 }
 
@@ -66,6 +60,8 @@ pub(super) struct Touched {
 pub(super) struct Pairs {
     pub(super) left: Tensor,
     pub(super) right: Tensor,
+    /// 1 where behavior prefers the left one, −1 the right one, 0 neither.
+    pub(super) preferred: Tensor,
     /// 1 where behavior prefers the right one, else 0.
     pub(super) right_is_better: Tensor,
     /// 1 / (behavior pairs) where behavior prefers either, else 0.
@@ -81,7 +77,7 @@ pub(super) struct Batch {
     /// Chosen, then rejected views of the drawn pairs; rows numbered as in `joint`, else whole.
     pub(super) drawn: Option<ViewTensors>,
     pub(super) pairs: Pairs,
-    behavior_pairs: usize,
+    pub(super) behavior_pairs: usize,
 }
 
 impl Batch {
@@ -136,6 +132,7 @@ impl Pairs {
         Pairs {
             left: index(&main.left),
             right: index(&main.right),
+            preferred: float(&f64::from),
             right_is_better: float(&|preferred| f64::from(u8::from(preferred < 0))),
             weight: float(&|preferred| if preferred == 0 { 0.0 } else { weight }),
         }
@@ -167,6 +164,8 @@ pub(super) fn main_gradients(path: &MainPath, mut gradients: Vec<Tensor>, index:
 pub(super) struct Forward {
     rows: Vec<Tensor>,
     pub(super) scores: Option<HeadOutput>,
+    /// [m] how they rank the pairs, where there are behavior pairs: see [`ScoreDifferences::ranks`].
+    pub(super) ranks: Option<Tensor>,
     /// ŝ of the batch's views, where the live form needed it.
     pub(super) satisfaction: Option<Tensor>,
     pub(super) main: Option<Tensor>,
@@ -181,6 +180,7 @@ impl Forward {
         let mut forward = Forward {
             rows,
             scores: None,
+            ranks: None,
             satisfaction: None,
             main: None,
             satisfaction_loss: None,
@@ -197,12 +197,13 @@ impl Forward {
     }
 
     fn score_views(&mut self, model: &Model, views: &ViewTensors, batch: &Batch, live: bool) {
-        let Pairs { left, right, right_is_better, weight } = &batch.pairs;
+        let Pairs { left, right, preferred, right_is_better, weight } = &batch.pairs;
         let x = views.input(&self.rows);
         let output = model.score(&x);
         let differences = ScoreDifferences::new(&output.score, left, right);
         if batch.behavior_pairs > 0 {
             self.main = Some(differences.main_loss(right_is_better, weight));
+            self.ranks = Some(differences.ranks(preferred));
         }
         if live {
             let satisfaction = no_grad(|| model.satisfaction(&x).score);
@@ -232,15 +233,20 @@ impl Forward {
         }
     }
 
-    /// Gradients of L_main + λ1 L_satis + λ2 L_DPO.
-    pub(super) fn gradients(&self, model: &Model, batch: &Batch, objective: Objective) -> Gradients {
-        let weighted = [
-            (Loss::Main, 1.0),
-            (Loss::Satisfaction, objective.satisfaction_weight),
-            (Loss::Dpo, objective.dpo_weight),
+    /// Gradients of L_main + λ1 L_satis + λ2 L_DPO; λ2 is on the device, 0-dimensional.
+    pub(super) fn gradients(
+        &self,
+        model: &Model,
+        batch: &Batch,
+        objective: Objective,
+        dpo_weight: &Tensor,
+    ) -> Gradients {
+        let terms = [
+            self.main.as_ref().map(Tensor::shallow_clone),
+            self.satisfaction_loss.as_ref().map(|loss| loss * objective.satisfaction_weight),
+            self.dpo.as_ref().map(|loss| loss * dpo_weight.to_kind(loss.kind())),
         ];
-        let terms = weighted.iter().filter_map(|&(loss, weight)| Some(self.loss(loss)? * weight));
-        let Some(total) = terms.reduce(|sum, term| sum + term) else {
+        let Some(total) = terms.into_iter().flatten().reduce(|sum, term| sum + term) else {
             return Gradients { main: None, satisfaction: None };
         };
         let teaches_main = self.main.is_some() || self.dpo.is_some();
@@ -284,19 +290,22 @@ pub(super) struct Gradients {
 pub(super) struct TwinForward {
     rows: Vec<Tensor>,
     pub(super) score: Tensor,
+    /// As in [`Forward`].
+    pub(super) ranks: Option<Tensor>,
     pub(super) loss: Option<Tensor>,
 }
 
 impl TwinForward {
     /// None without views.
     pub(super) fn new(twin: &MainPath, batch: &Batch) -> Option<TwinForward> {
-        let Pairs { left, right, right_is_better, weight } = &batch.pairs;
+        let Pairs { left, right, preferred, right_is_better, weight } = &batch.pairs;
         let views = batch.behavior.views.as_ref()?;
         let rows = gather(twin, &batch.behavior.index);
         let score = twin.head(&twin.project(&views.input(&rows))).score;
-        let loss = (batch.behavior_pairs > 0)
-            .then(|| ScoreDifferences::new(&score, left, right).main_loss(right_is_better, weight));
-        Some(TwinForward { rows, score, loss })
+        let differences = (batch.behavior_pairs > 0).then(|| ScoreDifferences::new(&score, left, right));
+        let loss = differences.as_ref().map(|differences| differences.main_loss(right_is_better, weight));
+        let ranks = differences.map(|differences| differences.ranks(preferred));
+        Some(TwinForward { rows, score, ranks, loss })
     }
 
     /// None where nothing is to be learned.
@@ -306,15 +315,14 @@ impl TwinForward {
     }
 }
 
-/// ŷ of the pair's two views by model and twin: (chosen, rejected) each.
-pub(super) fn score_pair(model: &Model, twin: &MainPath, views: &ViewTensors) -> [(f64, f64); 2] {
-    let mut readback = Readback::default();
+/// ŷ of the pair's two views, chosen and rejected, [2] by the model and [2] by its twin.
+pub(super) fn score_pair(model: &Model, twin: &MainPath, views: &ViewTensors) -> [Tensor; 2] {
     no_grad(|| {
-        readback.add(&model.score(&views.input(&model.main.tables)).score);
-        readback.add(&twin.head(&twin.project(&views.input(&twin.tables))).score);
-    });
-    let mut scores = readback.fetch().map(|of_two| (of_two[0], of_two[1]));
-    [scores.next(), scores.next()].map(|scores| scores.expect("two of each"))
+        [
+            model.score(&views.input(&model.main.tables)).score,
+            twin.head(&twin.project(&views.input(&twin.tables))).score,
+        ]
+    })
 }
 
 /// The gradient of a scalar by each leaf; zeros where it does not depend on it.
@@ -329,35 +337,4 @@ pub(super) fn run_backward(total: &Tensor, leaves: &[&Tensor]) -> Vec<Tensor> {
 pub(super) fn flatten(gradients: &[Tensor]) -> Tensor {
     let parts: Vec<Tensor> = gradients.iter().map(|gradient| gradient.reshape(-1)).collect();
     Tensor::cat(&parts, 0)
-}
-
-/// Brings many small results to the host in one transfer.
-#[derive(Default)]
-pub(super) struct Readback {
-    parts: Vec<Tensor>,
-}
-
-impl Readback {
-    /// Adds a tensor of any shape.
-    pub(super) fn add(&mut self, tensor: &Tensor) {
-        self.parts.push(tensor.detach().reshape(-1));
-    }
-
-    /// The elements of each, in the order in which they were added.
-    pub(super) fn fetch(self) -> impl Iterator<Item = Vec<f64>> {
-        let lengths: Vec<usize> = self.parts.iter().map(Tensor::numel).collect();
-        let values = if self.parts.is_empty() {
-            Vec::new()
-        } else {
-            let joined = Tensor::cat(&self.parts, 0).to_kind(Kind::Double).to_device(Device::Cpu);
-            let mut values = vec![0.0; joined.numel()];
-            joined.copy_data(&mut values, joined.numel());
-            values
-        };
-        let mut offset = 0;
-        lengths.into_iter().map(move |length| {
-            offset += length;
-            values[offset - length..offset].to_vec()
-        })
-    }
 }

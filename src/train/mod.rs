@@ -4,6 +4,7 @@
 //! [`Trainer`] is a state machine without I/O and without a clock. It belongs to one thread.
 //! [`Driver`] feeds it from samples in order, where no clock closes batches.
 
+mod arrivals;
 pub(crate) mod batch;
 mod device;
 mod driver;
@@ -13,6 +14,7 @@ mod learn;
 mod optimizer;
 mod price;
 mod progressive;
+mod readback;
 mod report;
 #[cfg(feature = "research")]
 pub mod research;

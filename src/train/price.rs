@@ -1,5 +1,7 @@
 //! The price of alignment: λ2 follows a budget of behavior accuracy.
 
+use tch::{Device, Kind, Tensor};
+
 use crate::model::{Dtype, HostTensor, TensorMap};
 use crate::settings::{self, Dpo, Switch};
 
@@ -31,6 +33,19 @@ pub(super) struct Price {
     pub(super) cost: f64,
 }
 
+/// The price that a step results in, on its device: 0-dimensional, F64.
+pub(super) struct NextPrice {
+    pub(super) weight: Tensor,
+    pub(super) cost: Tensor,
+}
+
+/// `d` of a batch with so many behavior pairs, F64, from how model and twin
+/// [rank](crate::model::ScoreDifferences::ranks) them: ranks differ by 2 where one is right and the
+/// other wrong, and a tie is half of either.
+pub(super) fn cost_of(model_ranks: &Tensor, twin_ranks: &Tensor, behavior_pairs: usize) -> Tensor {
+    (twin_ranks - model_ranks).sum(Kind::Double) / (2 * behavior_pairs) as f64
+}
+
 impl Price {
     pub(super) fn new(train: &settings::Train) -> Price {
         let is_on = train.price_control == Switch::On && train.dpo != Dpo::Off;
@@ -43,13 +58,28 @@ impl Price {
         Price { budget, weight, cost: 0.0 }
     }
 
-    /// `d` of a batch; `may_move`: enough has been learned for λ2 to move.
-    pub(super) fn observe(&mut self, d: f64, may_move: bool) {
-        self.cost += RATE * (d - self.cost);
-        if let Some(budget) = self.budget.filter(|_| may_move) {
-            let room = ((budget - self.cost) / budget).clamp(-1.0, 1.0);
-            self.weight = (self.weight.ln() + RATE * room).exp().clamp(RANGE.0, RANGE.1);
-        }
+    /// The price once `d` of a batch is known, an F64 on the device, which nothing waits for. None: a
+    /// batch without behavior pairs, which leaves both as they are. `may_move`: enough has been learned
+    /// for λ2 to move.
+    pub(super) fn after(&self, d: Option<&Tensor>, may_move: bool, device: Device) -> NextPrice {
+        let known = |value: f64| Tensor::full([0_i64; 0], value, (Kind::Double, device));
+        let cost = match d {
+            Some(d) => (d - self.cost) * RATE + self.cost,
+            None => known(self.cost),
+        };
+        let weight = match self.budget.filter(|_| may_move && d.is_some()) {
+            Some(budget) => {
+                let room = ((budget - &cost) / budget).clamp(-1.0, 1.0);
+                (room * RATE + self.weight.ln()).exp().clamp(RANGE.0, RANGE.1)
+            }
+            None => known(self.weight),
+        };
+        NextPrice { weight, cost }
+    }
+
+    /// With what [`after`](Self::after) gave, on the host.
+    pub(super) fn moved_to(self, weight: f64, cost: f64) -> Price {
+        Price { weight, cost, ..self }
     }
 
     /// Whether λ2 may move at a step that so many went before, when so many preference pairs have come
@@ -77,8 +107,12 @@ impl Price {
 
 #[cfg(test)]
 mod tests {
+    use rand::{Rng, SeedableRng};
+
     use super::*;
+    use crate::model::ScoreDifferences;
     use crate::settings::Settings;
+    use crate::train::readback::Readback;
 
     fn price(change: impl FnOnce(&mut settings::Train)) -> Price {
         let mut train = Settings::default().train;
@@ -87,28 +121,101 @@ mod tests {
         Price::new(&train)
     }
 
+    fn on_the_host(price: Price, next: &NextPrice) -> Price {
+        let [weight, cost] = [&next.weight, &next.cost].map(|value| Readback::of(value)[0]);
+        price.moved_to(weight, cost)
+    }
+
+    fn observe(price: Price, d: f64, may_move: bool) -> Price {
+        on_the_host(price, &price.after(Some(&Tensor::from(d)), may_move, Device::Cpu))
+    }
+
     #[test]
     fn the_weight_follows_the_budget_within_its_range() {
         let mut price = price(|_| ());
         assert_eq!((price.weight, price.cost), (0.3, 0.0));
-        price.observe(0.5, true);
+        price = observe(price, 0.5, true);
         assert_eq!(price.cost, 0.005);
         assert!((price.weight - 0.3 * (0.01_f64 * 0.5).exp()).abs() < 1e-15, "{price:?}");
-        price.observe(2.0, true);
+        price = observe(price, 2.0, true);
         assert!(
             (price.weight - 0.3 * (0.01_f64 * (0.5 - 1.0)).exp()).abs() < 1e-15,
             "cost above two budgets"
         );
-        (0..1_000).for_each(|_| price.observe(1.0, true));
+        (0..1_000).for_each(|_| price = observe(price, 1.0, true));
         assert_eq!(price.weight, 0.02);
-        (0..5_000).for_each(|_| price.observe(-1.0, true));
+        (0..5_000).for_each(|_| price = observe(price, -1.0, true));
         assert_eq!(price.weight, 4.0);
+    }
+
+    #[test]
+    fn what_the_device_computes_is_the_formula() {
+        let seed: u64 = rand::random();
+        println!("seed {seed}");
+        let mut random = rand::rngs::StdRng::seed_from_u64(seed);
+        for _ in 0..20 {
+            let points: f64 = random.random_range(0.1..5.0);
+            let mut price = price(|train| train.behavior_budget_points = points);
+            for _ in 0..200 {
+                let d: f64 = random.random_range(-0.1..0.2);
+                let budget = points / 100.0;
+                let cost = price.cost + 0.01 * (d - price.cost);
+                let change = 0.01 * ((budget - cost) / budget).clamp(-1.0, 1.0);
+                let weight = (price.weight.ln() + change).clamp(0.02_f64.ln(), 4.0_f64.ln()).exp();
+                price = observe(price, d, true);
+                assert_eq!(price.cost, cost);
+                assert!((price.weight / weight - 1.0).abs() < 1e-14, "{price:?}, expected {weight}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_cost_of_a_batch_counts_what_behavior_prefers_and_a_tie_as_half() {
+        let seed: u64 = rand::random();
+        println!("seed {seed}");
+        let mut random = rand::rngs::StdRng::seed_from_u64(seed);
+        let (views, pairs) = (20, 300);
+        let mut scores = || (0..views).map(|_| f64::from(random.random_range(0..4))).collect::<Vec<f64>>();
+        let of_both = [scores(), scores()];
+        let mut index = |below: i64| (0..pairs).map(|_| random.random_range(0..below)).collect::<Vec<_>>();
+        let (left, right) = (index(views), index(views));
+        let preferred: Vec<i64> = index(3).into_iter().map(|value| value - 1).collect();
+        let wins = |scores: &[f64]| -> f64 {
+            let ranked = left.iter().zip(&right).zip(&preferred).map(|((&left, &right), &preferred)| {
+                let (left, right) = (scores[left as usize], scores[right as usize]);
+                match preferred {
+                    0 => 0.0,
+                    _ if left == right => 0.5,
+                    _ => f64::from(u8::from((left > right) == (preferred == 1))),
+                }
+            });
+            ranked.sum()
+        };
+        let behavior_pairs = preferred.iter().filter(|preferred| **preferred != 0).count();
+        let expected = (wins(&of_both[1]) - wins(&of_both[0])) / behavior_pairs as f64;
+        for kind in [Kind::Float, Kind::Double] {
+            let [left, right, preferred] =
+                [&left, &right, &preferred].map(|values| Tensor::from_slice(values));
+            let preferred = preferred.to_kind(kind);
+            let [model, twin] = [0, 1].map(|index| {
+                let scores = Tensor::from_slice(&of_both[index]).to_kind(kind);
+                ScoreDifferences::new(&scores, &left, &right).ranks(&preferred)
+            });
+            let d = cost_of(&model, &twin, behavior_pairs);
+            assert_eq!((d.kind(), Readback::of(&d)), (Kind::Double, vec![expected]));
+        }
+    }
+
+    #[test]
+    fn a_batch_without_behavior_pairs_leaves_both_as_they_are() {
+        let moved = observe(price(|_| ()), 0.5, true);
+        assert_eq!(on_the_host(moved, &moved.after(None, true, Device::Cpu)), moved);
     }
 
     #[test]
     fn until_it_may_move_only_the_mean_does() {
         let mut price = price(|_| ());
-        price.observe(0.5, false);
+        price = observe(price, 0.5, false);
         assert_eq!((price.weight, price.cost), (0.3, 0.005));
         let may = Price::may_move;
         assert_eq!([may(99, 16, 16), may(100, 15, 16), may(100, 16, 16)], [false, false, true]);
@@ -119,7 +226,7 @@ mod tests {
         let fixed = price(|train| train.price_control = Switch::Off);
         let none = price(|train| train.dpo = Dpo::Off);
         for (mut price, weight) in [(fixed, Settings::default().train.dpo_weight), (none, 0.0)] {
-            price.observe(0.5, true);
+            price = observe(price, 0.5, true);
             assert_eq!((price.weight, price.cost), (weight, 0.005));
         }
     }
@@ -127,7 +234,7 @@ mod tests {
     #[test]
     fn a_checkpoint_keeps_both_and_a_fixed_weight_is_never_taken_from_it() {
         let mut saved = price(|_| ());
-        saved.observe(0.5, true);
+        saved = observe(saved, 0.5, true);
         let tensors = || TensorMap::new([saved.save()]);
         assert_eq!(price(|_| ()).load(&mut tensors()), Some(saved));
         let fixed = price(|train| train.price_control = Switch::Off).load(&mut tensors()).expect("it fits");

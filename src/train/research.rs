@@ -288,7 +288,7 @@ impl Baseline {
 
     /// None where nothing is to be learned.
     fn terms(&self, rows: &[Tensor], main: &MainBatch, batch: &Batch, draw: &Draw) -> Option<Terms> {
-        let Pairs { left, right, right_is_better, weight } = &batch.pairs;
+        let Pairs { left, right, right_is_better, weight, .. } = &batch.pairs;
         let behavior_pairs = main.behavior_pairs();
         let score = |x: &Tensor| self.main.head(&self.main.project(x)).score;
         let views = batch.model().views.as_ref().map(|views| views.input(rows));

@@ -1,61 +1,93 @@
 //! What a step computed, on the host.
 
+use std::ops::Range;
+
 use tch::Tensor;
 
+use super::arrivals::Arrivals;
 use super::groups::MainBatch;
-use super::learn::{Forward, Gradients, Readback, TwinForward};
+use super::learn::{Forward, Gradients, TwinForward};
 use super::optimizer::MainGradients;
+use super::price::NextPrice;
 use super::progressive::Ranked;
+use super::readback::Readback;
 use super::report::StepReport;
 
-/// How the scores from before a step rank the behavior pairs of its batch.
+/// How model and twin, as they were before a step, rank the behavior pairs of its batch.
 pub(super) fn ranked_pairs(main: &MainBatch, results: &Results) -> Vec<Ranked> {
-    let pairs = main.left.iter().zip(&main.right).zip(&main.preferred);
-    let ranked = |((&left, &right), &preferred): ((&i64, &i64), &i8)| {
-        let difference =
-            |scores: &[f64]| f64::from(preferred) * (scores[left as usize] - scores[right as usize]);
-        Ranked::new(difference(&results.scores), difference(&results.twin_scores))
-    };
-    pairs.filter(|(_, preferred)| **preferred != 0).map(ranked).collect()
+    let ranks = results.ranks.iter().zip(&results.twin_ranks).zip(&main.preferred);
+    let of_behavior = ranks.filter(|(_, preferred)| **preferred != 0);
+    of_behavior.map(|((&model, &twin), _)| Ranked::new(model, twin)).collect()
 }
 
-/// What the forward passes of a step computed, on the host.
-#[derive(Debug, Default)]
+/// What a step computes, on its device: perhaps not yet.
+pub(super) struct Computed {
+    pub(super) forward: Forward,
+    pub(super) twin: Option<TwinForward>,
+    pub(super) price: NextPrice,
+    pub(super) gradients: Gradients,
+    pub(super) twin_gradients: Option<MainGradients>,
+}
+
+/// What a step computed, on the host; empty where it did not.
+#[derive(Debug)]
 pub(super) struct Results {
     /// ŷ of the batch's views by model and twin.
     scores: Vec<f64>,
     twin_scores: Vec<f64>,
+    /// See [`Forward::ranks`].
+    ranks: Vec<f64>,
+    twin_ranks: Vec<f64>,
     /// Row-major [n, K]
     gates: Vec<f64>,
-    satisfaction: Option<Vec<f64>>,
+    satisfaction: Vec<f64>,
     /// L_main, L_satis, L_DPO
     pub(super) losses: [Option<f64>; 3],
     twin_loss: Option<f64>,
+    /// λ2 and cost.
+    pub(super) price: [f64; 2],
+    pub(super) norms: Norms,
 }
 
 impl Results {
-    pub(super) fn fetch(forward: &Forward, twin: Option<&TwinForward>) -> Results {
+    /// The one read of a step. It brings what `arrivals` has pending too.
+    pub(super) fn fetch(computed: &Computed, arrivals: &mut Arrivals) -> Results {
+        let Computed { forward, twin, price, gradients, twin_gradients } = computed;
         let mut readback = Readback::default();
-        let scores = forward.scores.as_ref();
-        let losses = [&forward.main, &forward.satisfaction_loss, &forward.dpo];
-        let mut add = |tensor: Option<&Tensor>| tensor.map(|tensor| readback.add(tensor)).is_some();
-        let has_scores = add(scores.map(|output| &output.score));
-        add(scores.map(|output| &output.gates));
-        let has_satisfaction = add(forward.satisfaction.as_ref());
-        let has_losses = losses.map(|loss| add(loss.as_ref()));
-        let has_twin = add(twin.map(|twin| &twin.score));
-        let has_twin_loss = add(twin.and_then(|twin| twin.loss.as_ref()));
+        let pending = arrivals.add_to(&mut readback);
+        let mut add = |tensor: Option<&Tensor>| tensor.map(|tensor| readback.add(tensor)).unwrap_or_default();
+        let output = forward.scores.as_ref();
+        let scores = add(output.map(|output| &output.score));
+        let gates = add(output.map(|output| &output.gates));
+        let ranks = add(forward.ranks.as_ref());
+        let satisfaction = add(forward.satisfaction.as_ref());
+        let losses = [&forward.main, &forward.satisfaction_loss, &forward.dpo].map(|loss| add(loss.as_ref()));
+        let twin_scores = add(twin.as_ref().map(|twin| &twin.score));
+        let twin_ranks = add(twin.as_ref().and_then(|twin| twin.ranks.as_ref()));
+        let twin_loss = add(twin.as_ref().and_then(|twin| twin.loss.as_ref()));
+        let mut add_norm = |gradient: &Tensor| add(Some(&gradient.norm()));
+        let mains = [gradients.main.as_ref(), twin_gradients.as_ref()];
+        let main_norms = mains.map(|main| main.map(|main| add_norm(&main.flat)).unwrap_or_default());
+        let rows = mains.into_iter().flatten().flat_map(|main| &main.rows);
+        let other_norms: Vec<_> = rows.chain(&gradients.satisfaction).map(add_norm).collect();
+        let price = [&price.weight, &price.cost].map(|value| add(Some(value)));
 
-        let mut fetched = readback.fetch();
-        let mut next = |is_there: bool| is_there.then(|| fetched.next().unwrap_or_default());
-        let scalar = |values: Option<Vec<f64>>| values.and_then(|values| values.first().copied());
+        let values = readback.fetch();
+        arrivals.settle(&values[pending]);
+        let scalar = |slot: Range<usize>| values[slot].first().copied();
+        let [main, twin] = main_norms.map(|norm| scalar(norm).unwrap_or(0.0));
+        let others = other_norms.into_iter().filter_map(scalar).collect();
         Results {
-            scores: next(has_scores).unwrap_or_default(),
-            gates: next(has_scores).unwrap_or_default(),
-            satisfaction: next(has_satisfaction),
-            losses: has_losses.map(|is_there| scalar(next(is_there))),
-            twin_scores: next(has_twin).unwrap_or_default(),
-            twin_loss: scalar(next(has_twin_loss)),
+            scores: values[scores].to_vec(),
+            twin_scores: values[twin_scores].to_vec(),
+            ranks: values[ranks].to_vec(),
+            twin_ranks: values[twin_ranks].to_vec(),
+            gates: values[gates].to_vec(),
+            satisfaction: values[satisfaction].to_vec(),
+            losses: losses.map(scalar),
+            twin_loss: scalar(twin_loss),
+            price: price.map(|value| values[value][0]),
+            norms: Norms { main, twin, others },
         }
     }
 
@@ -70,12 +102,13 @@ impl Results {
             (self.twin_loss.unwrap_or(0.0), "the twin's L_main"),
             (scores, "a score"),
         ])
+        .or_else(|| self.norms.non_finite())
     }
 
     pub(super) fn describe(&self, report: &mut StepReport) {
         [report.loss_main, report.loss_satisfaction, report.loss_dpo] = self.losses;
         (report.score_mean, report.score_min) = mean_and_min(&self.scores).unwrap_or_default();
-        let satisfaction = self.satisfaction.as_deref().and_then(mean_and_min);
+        let satisfaction = mean_and_min(&self.satisfaction);
         report.satisfaction_mean = satisfaction.map(|(mean, _)| mean);
         report.satisfaction_min = satisfaction.map(|(_, min)| min);
         let views = self.scores.len();
@@ -90,6 +123,7 @@ impl Results {
 
 /// Norms of the gradients of a step. A norm is finite exactly when all elements are, unless it
 /// overflows, which is as bad.
+#[derive(Debug)]
 pub(super) struct Norms {
     pub(super) main: f64,
     pub(super) twin: f64,
@@ -98,20 +132,8 @@ pub(super) struct Norms {
 }
 
 impl Norms {
-    pub(super) fn fetch(gradients: &Gradients, twin: Option<&MainGradients>) -> Norms {
-        let mut readback = Readback::default();
-        let main = gradients.main.as_ref();
-        let flat = [main, twin]
-            .map(|gradients| gradients.map(|gradients| readback.add(&gradients.flat.norm())).is_some());
-        let rows = main.into_iter().chain(twin).flat_map(|gradients| &gradients.rows);
-        rows.chain(&gradients.satisfaction).for_each(|gradient| readback.add(&gradient.norm()));
-        let mut fetched = readback.fetch().flatten();
-        let [main, twin] = flat.map(|is_there| if is_there { fetched.next() } else { None });
-        Norms { main: main.unwrap_or(0.0), twin: twin.unwrap_or(0.0), others: fetched.collect() }
-    }
-
     /// The first gradient that is not finite, if there is one.
-    pub(super) fn non_finite(&self) -> Option<&'static str> {
+    fn non_finite(&self) -> Option<&'static str> {
         first_not_finite([
             (self.main, "the gradient of projection and main head"),
             (self.twin, "the gradient of the twin"),

@@ -11,6 +11,7 @@ use crate::model::{
 use crate::settings::{Dpo, Settings};
 
 use super::Trainer;
+use super::arrivals::Arrivals;
 use super::learn::{Gradients, Objective};
 use super::optimizer::{Adam, MainOptimizer};
 use super::price::Price;
@@ -77,7 +78,7 @@ fn create_from(
         twin,
         reservoir,
         behavior: Window::new("behavior", train.progressive_pairs),
-        preference: Window::new("preference", train.progressive_pairs),
+        preference: Arrivals::new(Window::new("preference", train.progressive_pairs)),
         losses: Default::default(),
         steps: 0,
         groups_learned: 0,
@@ -224,7 +225,7 @@ impl Trainer {
         tensors.extend(save_adam(&self.satisfaction_adam, SATISFACTION_OPTIMIZER));
         tensors.extend(self.normalizer.save());
         tensors.extend(self.reservoir.save());
-        tensors.extend([self.behavior.save(), self.preference.save(), self.price.save()]);
+        tensors.extend([self.behavior.save(), self.preference.window().save(), self.price.save()]);
         let losses = self.losses.map(RunningMean::to_saved);
         tensors.push(HostTensor::from_f64(LOSSES, vec![3], &losses));
         tensors.push(HostTensor::from_i64(COUNTS, &[self.steps as i64, self.groups_learned as i64]));

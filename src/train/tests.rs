@@ -4,6 +4,8 @@ use crate::contract::v1::{
 use crate::model::{Architecture, DropReason, HostTensor, Scorer};
 use crate::settings::{Dpo, Settings, Switch};
 
+use super::arrivals::MAX_PENDING;
+use super::readback::READS;
 use super::{Offered, PairSource, Trainer, behavior_only_tensors};
 
 pub(crate) fn settings(dpo: Dpo) -> Settings {
@@ -172,8 +174,8 @@ fn a_step_that_is_not_finite_changes_nothing_but_what_was_drawn() {
     (0..16).for_each(|index| assert_eq!(offer(&mut trainer, index), Offered::Taken));
     let before = learned(&trainer);
     assert!(before.iter().all(HostTensor::is_finite));
-    let bad = trainer.step(&groups(0)).unwrap_err();
-    assert_eq!((bad.what, bad.groups, bad.drawn_pairs), ("L_DPO", 16, 16));
+    let (bad, reads) = counting_reads(|| trainer.step(&groups(0)).unwrap_err());
+    assert_eq!((bad.what, bad.groups, bad.drawn_pairs, reads), ("L_DPO", 16, 16, 1));
     assert_eq!((bad.lost_pairs, trainer.preference_pairs_learned()), ((0..16).map(source).collect(), 0));
     assert_eq!(
         (trainer.reservoir().never_used, trainer.reservoir().used),
@@ -211,4 +213,85 @@ fn the_live_form_waits_for_the_first_draw() {
     (0..16).for_each(|index| assert_eq!(offer(&mut trainer, index), Offered::Taken));
     let report = trainer.step(&groups(1)).unwrap();
     assert!(report.loss_dpo.is_some() && report.satisfaction_mean.is_some());
+}
+
+/// What `act` gives, and how often it waited for the device.
+fn counting_reads<T>(act: impl FnOnce() -> T) -> (T, usize) {
+    let before = READS.get();
+    let result = act();
+    (result, READS.get() - before)
+}
+
+#[test]
+fn a_step_reads_from_the_device_once_and_a_pair_that_comes_not_at_all() {
+    for dpo in [Dpo::Live, Dpo::Pairs, Dpo::Off] {
+        for price_control in [Switch::On, Switch::Off] {
+            let mut settings = settings(dpo);
+            settings.train.price_control = price_control;
+            let mut trainer = Trainer::new(&settings).unwrap();
+            let mut offered = 0;
+            // λ2 moves from step 101 on; some steps draw no pairs, some have no groups, or neither.
+            for step in 0..110_u64 {
+                for _ in 0..[0, 24, 0, 0, 16][step as usize % 5] {
+                    let (taken, reads) = counting_reads(|| offer(&mut trainer, offered));
+                    assert_eq!((taken, reads), (Offered::Taken, 0), "{dpo:?} {price_control:?} step {step}");
+                    offered += 1;
+                }
+                let groups = if step % 7 < 3 { Vec::new() } else { groups(step)[..2].to_vec() };
+                let (report, reads) = counting_reads(|| trainer.step(&groups).unwrap());
+                assert_eq!(reads, 1, "{dpo:?} {price_control:?} step {step}");
+                let (figures, reads) = counting_reads(|| trainer.progressive());
+                assert_eq!((figures.preference_pairs, reads), (offered, 0), "the step has read all");
+                let is_fixed = dpo == Dpo::Off || price_control == Switch::Off;
+                assert!(is_fixed || step < 105 || report.dpo_weight != 0.3, "{dpo:?}: λ2 has not moved");
+            }
+        }
+    }
+}
+
+/// What a window keeps of each pair: 2 for one that is ranked right, four times that for the model's.
+fn outcomes(settings: &Settings, trainer: &Trainer, pairs: &[PreferencePair]) -> Vec<u8> {
+    let architecture = Architecture::from_settings(settings);
+    let tensors = checkpoint(trainer);
+    let twin = behavior_only_tensors(&tensors).unwrap();
+    let [model, twin] = [tensors, twin].map(|tensors| Scorer::from_tensors(&architecture, tensors).unwrap());
+    let is_right = |scorer: &Scorer, pair: &PreferencePair| {
+        let views = [&pair.chosen, &pair.rejected]
+            .map(|labelled| labelled.as_ref()?.view.as_ref()?.features.as_ref())
+            .map(|features| features.expect("a whole pair"));
+        let scores = scorer.score(&views).unwrap();
+        2 * u8::from(scores[0] > scores[1])
+    };
+    pairs.iter().map(|pair| 4 * is_right(&model, pair) + is_right(&twin, pair)).collect()
+}
+
+#[test]
+fn pairs_that_no_step_has_read_are_in_figures_and_checkpoints_and_so_many_wait_at_most() {
+    let mut settings = settings(Dpo::Live);
+    settings.train.progressive_pairs = 300;
+    let mut trainer = Trainer::new(&settings).unwrap();
+    for step in 0..20 {
+        (0..16).for_each(|index| assert_eq!(offer(&mut trainer, 16 * step + index), Offered::Taken));
+        trainer.step(&groups(step)).unwrap();
+    }
+    let pairs: Vec<_> = (1_000..1_010 + 2 * MAX_PENDING as u64).map(pair).collect();
+    let expected = outcomes(&settings, &trainer, &pairs);
+    assert!([0, 2, 8, 10].iter().all(|outcome| expected.contains(outcome)), "{expected:?}");
+    for (index, pair) in pairs.iter().enumerate() {
+        let (_, reads) = counting_reads(|| trainer.offer_pair(pair, source(index as u64)));
+        assert_eq!(reads, usize::from((index + 1) % MAX_PENDING == 0), "pair {index}");
+    }
+    let preference = |trainer: &Trainer| {
+        let state = trainer.training_state();
+        let saved = state.into_iter().find(|tensor| tensor.name == "training.progressive.preference");
+        saved.expect("part of every checkpoint").data
+    };
+    assert_eq!(preference(&trainer), expected[expected.len() - 300..]);
+    let right = expected[expected.len() - 300..].iter().filter(|outcome| **outcome >= 8).count();
+    let figures = trainer.progressive();
+    assert_eq!((figures.preference_pairs, figures.preference_win_rate), (300, right as f64 / 300.0));
+    let restored = Trainer::restore(&settings, checkpoint(&trainer)).unwrap();
+    assert_eq!(restored.progressive(), figures);
+    trainer.step(&groups(20)).unwrap();
+    assert_eq!(preference(&trainer), expected[expected.len() - 300..], "each of them once");
 }

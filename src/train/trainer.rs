@@ -9,15 +9,17 @@ use crate::model::{
 };
 use crate::settings::{self, Dpo, Settings};
 
+use super::arrivals::Arrivals;
 use super::device;
 use super::groups::MainBatch;
-use super::learn::{Batch, Forward, Gradients, Loss, Objective, TwinForward, score_pair};
-use super::optimizer::{Adam, MainGradients, MainOptimizer};
-use super::price::Price;
-use super::progressive::{Ranked, RunningMean, Window};
+use super::learn::{Batch, Forward, Loss, Objective, TwinForward, score_pair};
+use super::optimizer::{Adam, MainOptimizer};
+use super::price::{self, Price};
+use super::progressive::{RunningMean, Window};
+use super::readback::Readback;
 use super::report::{BadBatch, Offered, PairSource, ReservoirFigures, StepReport};
 use super::reservoir::{Reservoir, StoredPair};
-use super::results::{Norms, Results, ranked_pairs};
+use super::results::{Computed, Norms, Results, ranked_pairs};
 
 /// The trainer cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +55,7 @@ pub struct Trainer {
     pub(super) normalizer: Normalizer,
     pub(super) reservoir: Reservoir,
     pub(super) behavior: Window,
-    pub(super) preference: Window,
+    pub(super) preference: Arrivals,
     /// L_main, L_satis, L_DPO
     pub(super) losses: [RunningMean; 3],
     pub(super) steps: u64,
@@ -205,8 +207,7 @@ impl Trainer {
         let scaling = self.normalizer.scaling(self.placement.dtype);
         let views = EncodedViews::new(&self.architecture, &scaling, &[chosen, rejected]);
         let views = views.upload(self.placement.kind(), self.placement.device);
-        let [model, twin] = score_pair(&self.model, &self.twin, &views);
-        self.preference.push(Ranked::new(model.0 - model.1, twin.0 - twin.1));
+        self.preference.push(score_pair(&self.model, &self.twin, &views));
         self.reservoir.push(StoredPair::new(chosen.clone(), rejected.clone(), source, self.steps));
         Offered::Taken
     }
@@ -243,15 +244,10 @@ impl Trainer {
         let joins_drawn = self.objective.applies(Dpo::Pairs);
         let batch = Batch::new(&self.architecture, &scaling, self.placement, joins_drawn, &main, &drawn);
 
-        let forward = Forward::new(&self.model, &batch, self.objective, self.satisfaction_adam.steps > 0);
-        let twin = TwinForward::new(&self.twin, &batch);
-        let results = Results::fetch(&forward, twin.as_ref());
-        let ranked = ranked_pairs(&main, &results);
-        let price = self.price_after(&ranked);
-        let gradients = forward.gradients(&self.model, &batch, self.objective.at_price(price.weight));
-        let twin_gradients = twin.and_then(|twin| twin.gradients(&self.twin, &batch));
-        let norms = Norms::fetch(&gradients, twin_gradients.as_ref());
-        if let Some(what) = results.non_finite().or_else(|| norms.non_finite()) {
+        let computed = self.compute(&batch);
+        // Whether the batch is bad must be known before the next draw: here a step waits, once.
+        let results = Results::fetch(&computed, &mut self.preference);
+        if let Some(what) = results.non_finite() {
             let lost = self.reservoir.lose(&draw);
             return Err(BadBatch {
                 what,
@@ -264,8 +260,9 @@ impl Trainer {
         }
 
         self.normalizer = normalizer;
-        self.price = price;
-        self.apply(&gradients, twin_gradients.as_ref(), &norms);
+        let [weight, cost] = results.price;
+        self.price = self.price.moved_to(weight, cost);
+        self.apply(&computed, &results.norms);
         self.steps += 1;
         self.groups_learned += main.groups as u64;
         let mut report = StepReport {
@@ -275,13 +272,13 @@ impl Trainer {
             behavior_pairs: main.behavior_pairs(),
             drawn_pairs: draw.positions.len(),
             drawn_new_pairs: draw.new,
-            dpo_weight: price.weight,
-            behavior_cost: price.cost,
-            gradient_norm: norms.main,
-            clipped: self.main_optimizer.clips(norms.main),
+            dpo_weight: weight,
+            behavior_cost: cost,
+            gradient_norm: results.norms.main,
+            clipped: self.main_optimizer.clips(results.norms.main),
             ..Default::default()
         };
-        for pair in ranked {
+        for pair in ranked_pairs(&main, &results) {
             let (model, twin) = self.behavior.push(pair);
             report.behavior_wins += model;
             report.behavior_only_wins += twin;
@@ -295,26 +292,27 @@ impl Trainer {
         Ok(report)
     }
 
-    /// The price once these behavior pairs are known, which this step has not learned yet.
-    fn price_after(&self, ranked: &[Ranked]) -> Price {
-        let mut price = self.price;
-        if !ranked.is_empty() {
-            let cost: f64 = ranked.iter().map(|pair| pair.twin.wins() - pair.model.wins()).sum();
-            let may_move =
-                Price::may_move(self.steps, self.reservoir.arrived(), self.reservoir.batch_pairs());
-            price.observe(cost / ranked.len() as f64, may_move);
-        }
-        price
+    /// All that a step has to know, enqueued.
+    fn compute(&self, batch: &Batch) -> Computed {
+        let forward = Forward::new(&self.model, batch, self.objective, self.satisfaction_adam.steps > 0);
+        let twin = TwinForward::new(&self.twin, batch);
+        let ranks = forward.ranks.as_ref().zip(twin.as_ref().and_then(|twin| twin.ranks.as_ref()));
+        let d = ranks.map(|(model, twin)| price::cost_of(model, twin, batch.behavior_pairs));
+        let may_move = Price::may_move(self.steps, self.reservoir.arrived(), self.reservoir.batch_pairs());
+        let price = self.price.after(d.as_ref(), may_move, self.placement.device);
+        let gradients = forward.gradients(&self.model, batch, self.objective, &price.weight);
+        let twin_gradients = twin.as_ref().and_then(|twin| twin.gradients(&self.twin, batch));
+        Computed { forward, twin, price, gradients, twin_gradients }
     }
 
-    fn apply(&mut self, gradients: &Gradients, twin: Option<&MainGradients>, norms: &Norms) {
-        if let Some(main) = &gradients.main {
+    fn apply(&mut self, computed: &Computed, norms: &Norms) {
+        if let Some(main) = &computed.gradients.main {
             self.main_optimizer.step(&mut self.model.main, main, norms.main);
         }
-        if let Some(satisfaction) = &gradients.satisfaction {
+        if let Some(satisfaction) = &computed.gradients.satisfaction {
             self.satisfaction_adam.step(&mut self.model.satisfaction.group, satisfaction);
         }
-        if let Some(twin) = twin {
+        if let Some(twin) = &computed.twin_gradients {
             self.twin_optimizer.step(&mut self.twin, twin, norms.twin);
         }
     }
@@ -338,7 +336,7 @@ impl Trainer {
         let batch = Batch::new(&self.architecture, &scaling, self.placement, joins_drawn, &main, &drawn);
         let forward = Forward::new(&self.model, &batch, self.objective, self.satisfaction_adam.steps > 0);
         let gradients = forward.gradients_of(loss, &self.model, &batch)?;
-        let value = forward.loss(loss)?.double_value(&[]);
+        let value = Readback::of(forward.loss(loss)?)[0];
         Some((value, super::state::name_gradients(&self.model, &gradients)))
     }
 
@@ -381,14 +379,15 @@ impl Trainer {
     /// losses as means over about the last 100 steps.
     pub fn progressive(&self) -> v1::ProgressiveMetrics {
         let (behavior, behavior_only) = self.behavior.win_rates();
-        let (preference, behavior_only_preference) = self.preference.win_rates();
+        let arrived = self.preference.window();
+        let (preference, behavior_only_preference) = arrived.win_rates();
         let [main, satisfaction, dpo] = self.losses.map(|mean| mean.0.unwrap_or(0.0));
         v1::ProgressiveMetrics {
             behavior_win_rate: behavior,
             behavior_pairs: self.behavior.pairs(),
             behavior_only_win_rate: behavior_only,
             preference_win_rate: preference,
-            preference_pairs: self.preference.pairs(),
+            preference_pairs: arrived.pairs(),
             behavior_only_preference_win_rate: behavior_only_preference,
             loss_main: main,
             loss_satisfaction: satisfaction,
