@@ -73,6 +73,10 @@ chaos: setup-build setup-kafka ## Kill, freeze and cut everything, then verify (
 compare: setup-build ## Rank the method, its baselines and ablations on the synthetic world (ARGS=--quick)
 	cargo run --release $(FEATURES) -- evaluate --compare --output build/comparison $(ARGS)
 
+.PHONY: poison
+poison: setup-build ## Poison streams of the synthetic world, and see what the gate lets through (ARGS=--ungated)
+	cargo run --release $(FEATURES) -- poison --views 384000 --output build/poison.json $(ARGS)
+
 .PHONY: bench
 bench: setup-build setup-kafka ## Measure what speed depends on (ARGS=... for criterion, RESTARTS=10 of a joiner, UPDATES=200 of a model)
 	cargo bench --bench join --bench train_step -- $(ARGS)

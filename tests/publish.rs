@@ -1,5 +1,4 @@
-//! What is published is what followers load, whole or not at all (invariant 8), and the page topic
-//! stays bounded without losing a page that a kept version needs.
+//! What is published is what followers load, whole or not at all (invariant 8).
 
 mod support;
 
@@ -10,7 +9,6 @@ use bytes::Bytes;
 use easq::contract::v1;
 use easq::kafka::GroupMetadata;
 use easq::kafka::ownership::{Owned, Ownership};
-use easq::kafka::reader::LogReader;
 use easq::publish::registry::{PIN, PRODUCTION, Registry};
 use easq::publish::{Candidate, files};
 use easq::settings::Settings;
@@ -135,47 +133,6 @@ fn own_elsewhere(settings: &Settings) -> Ownership {
     let group = format!("easq-trainer-{}", settings.model.name);
     let topic = settings.topics.registry(&settings.model.name);
     Ownership::join(settings, &group, &topic).expect("a valid configuration")
-}
-
-#[test]
-fn the_page_topic_is_trimmed_never_above_a_page_that_a_kept_version_needs() {
-    let mut model = Model::new(&small_pages("trimmed"));
-    model.publish(candidate(10));
-    // The pinned version holds the log back unless its pages move.
-    model.write(&[(PIN.to_owned(), pointer(1))]);
-    let reader = LogReader::new(&model.settings.kafka, "test watermarks").expect("a valid configuration");
-    let watermarks = |topic: &str| reader.watermarks(topic, 0).expect("an answer");
-    let (mut longest, mut trims, mut low) = (0, 0, 0);
-    for step in 11..300 {
-        model.publish(candidate(step));
-        let (before, (now, high)) = (low, watermarks(&model.page_topic()));
-        low = now;
-        trims += usize::from(low > before);
-        longest = longest.max(high - low);
-        for manifest in model.publisher.registry().versions.values() {
-            let offsets = manifest.tensors.iter().flat_map(|tensor| &tensor.pages).map(|page| page.offset);
-            let lowest = offsets.min().expect("a version has pages");
-            assert!(
-                lowest >= low,
-                "step {step}: version {} needs {lowest}, {low} is there",
-                manifest.version
-            );
-        }
-    }
-    assert!(trims > 1, "trimmed {trims} times");
-    let (_, high) = watermarks(&model.page_topic());
-    assert!(low > high / 2, "trimmed up to {low} of {high}");
-    assert!(longest < 700, "at most {longest} records lay there at a time");
-    let kept: Vec<u64> = model.registry().versions.into_keys().collect();
-    assert_eq!(kept, [1, 281, 289, 290]);
-
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    loaded(&mut model.follow(dir.path()), 1);
-    let mut expected = candidate(10).tensors;
-    expected.pop();
-    assert_eq!(current_tensors(dir.path()), expected, "the pinned version's pages have moved unchanged");
-    let first = files::read_manifest(&dir.path().join("current")).expect("a manifest");
-    assert!(first.tensors[0].pages[0].offset >= low);
 }
 
 #[test]

@@ -55,6 +55,8 @@ enum Command {
     Demo(demo::Args),
     Train(offline::Args),
     Evaluate(EvaluateCommand),
+    #[cfg(feature = "research")]
+    Poison(crate::evaluate::compare::PoisonArgs),
     Score(ScoreArgs),
     Follow(FollowCommand),
     /// Look at the versions of the model.
@@ -152,6 +154,8 @@ impl Cli {
             Command::Train(args) => services::learn_file(settings, args),
             #[cfg(feature = "research")]
             Command::Evaluate(command) if command.compare => services::compare(settings, command.comparison),
+            #[cfg(feature = "research")]
+            Command::Poison(args) => services::poison(settings, args),
             Command::Evaluate(command) => {
                 let args = command.of_model.expect("required but for a comparison");
                 printed(|out| Ok(evaluate(&settings, &args, out)?))

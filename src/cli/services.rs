@@ -78,6 +78,17 @@ pub(super) fn compare(settings: Settings, args: crate::evaluate::compare::Compar
     })
 }
 
+#[cfg(feature = "research")]
+pub(super) fn poison(settings: Settings, args: crate::evaluate::compare::PoisonArgs) -> Result<()> {
+    let settings = Arc::new(settings);
+    supervise(&settings, None, |supervisor| {
+        let settings = Arc::clone(&settings);
+        supervisor.thread("poison", Stage::Work, Kind::Job, move |stop| {
+            crate::evaluate::compare::poison(&settings, &args, &stop, &mut std::io::stdout())
+        })
+    })
+}
+
 pub(super) fn learn_file(settings: Settings, args: offline::Args) -> Result<()> {
     let settings = Arc::new(settings);
     supervise(&settings, None, |supervisor| {

@@ -87,6 +87,7 @@ impl Learning {
                 self.summary.drop_pair(reason);
             }
             Offered::Full => unreachable!("offered until there was room"),
+            Offered::HeldOut => unreachable!("without a production the stream is never suspect"),
         }
         Ok(has_stepped)
     }

@@ -1,27 +1,206 @@
 //! Whether a candidate becomes production. Pure.
+//!
+//! A version is compared with its *anchor*, an earlier production: beside the version before it every
+//! step of a slow decline would look harmless. The anchor is chosen anew every half of
+//! `gate.anchor_age_ms`; the one that counts is the older of the last two, so it has been measured
+//! beside the model for as long.
+
+use std::sync::Arc;
 
 use crate::contract::v1;
-use crate::model::HostTensor;
+use crate::settings::{Gate, Settings};
 
-/// Decides on a candidate that has learned `inputs`, beside the version that is production.
-///
-/// It is promoted when all its values are finite, and when no input offset of production lies beyond
-/// its own: after a resume the trainer goes on behind production, and a promotion there would take
-/// back what rankers already have.
-pub fn decide(
-    tensors: &[HostTensor],
-    inputs: &[v1::LearnedRange],
-    production: Option<&v1::Manifest>,
-) -> v1::GateDecision {
-    let mut reasons = Vec::new();
-    let broken = tensors.iter().find(|tensor| !tensor.is_finite());
-    if let Some(tensor) = broken {
-        reasons.push(format!("tensor '{}' has a value that is not finite", tensor.name));
+use super::candidate::Candidate;
+use super::registry::Registry;
+
+/// Standard errors between a mean and its confidence bound: 97.7 % one-sided.
+const STANDARD_ERRORS: f64 = 2.0;
+
+/// Which test a version failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Test {
+    /// A value of a tensor.
+    Finite,
+    /// Input offsets beside those of production.
+    Offsets,
+    /// Learned from a stream that is suspect by now.
+    Stream,
+    /// Win rate on preference pairs beside the anchor's.
+    Preference,
+    /// Win rate on behavior pairs beside the anchor's.
+    Behavior,
+    /// The order of views beside the anchor's.
+    RankCorrelation,
+}
+
+impl Test {
+    /// The value of metrics labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Test::Finite => "finite",
+            Test::Offsets => "offsets",
+            Test::Stream => "stream",
+            Test::Preference => "preference",
+            Test::Behavior => "behavior",
+            Test::RankCorrelation => "rank_correlation",
+        }
     }
-    if let Some(behind) = production.and_then(|production| first_behind(inputs, production)) {
-        reasons.push(behind);
+}
+
+/// Why a version does not become production.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What it failed.
+    pub test: Test,
+    /// In words.
+    pub reason: String,
+}
+
+/// What a version may lose.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rules {
+    gate: Gate,
+    /// Shares of pairs.
+    preference_tolerance: f64,
+    behavior_tolerance: f64,
+}
+
+impl Rules {
+    /// As the settings say.
+    pub fn new(settings: &Settings) -> Rules {
+        let tolerance = settings.gate.tolerance_points;
+        Rules {
+            gate: settings.gate.clone(),
+            preference_tolerance: tolerance / 100.0,
+            behavior_tolerance: (tolerance + settings.train.behavior_budget_points) / 100.0,
+        }
     }
-    v1::GateDecision { promoted: reasons.is_empty(), reasons, finite: broken.is_none() }
+
+    /// The anchors of the next version, the oldest first: those of the version before it, and
+    /// production once the last of them is half as old as an anchor may become. An anchor is a
+    /// checkpoint, so that training can go back to it.
+    pub fn anchors(
+        &self,
+        before: &[v1::GateAnchor],
+        production: Option<&v1::Manifest>,
+        step: u64,
+        now_ms: i64,
+    ) -> Vec<v1::GateAnchor> {
+        let is_checkpoint = |manifest: &&v1::Manifest| manifest.kind() == v1::VersionKind::Checkpoint;
+        let production = production.filter(is_checkpoint).map(|manifest| manifest.version);
+        let mut anchors = before.to_vec();
+        let half_ms = (self.gate.anchor_age_ms / 2).cast_signed();
+        let is_due = anchors.last().is_none_or(|last| now_ms.saturating_sub(last.chosen_at_ms) >= half_ms);
+        let is_new = |production: &u64| anchors.last().is_none_or(|last| last.version != *production);
+        if let Some(version) = production.filter(is_new).filter(|_| is_due && step >= self.gate.warmup_steps)
+        {
+            anchors.push(v1::GateAnchor { version, chosen_at_ms: now_ms });
+        }
+        anchors.split_off(anchors.len().saturating_sub(2))
+    }
+
+    /// Decides on a candidate beside the version that is production.
+    ///
+    /// It is promoted when all its values are finite; when no input offset of production lies beyond
+    /// its own, since after a resume the trainer goes on behind production, and a promotion there
+    /// would take back what rankers already have; when the stream that it learned is not suspect; and
+    /// when it is not clearly worse than its anchor.
+    pub fn decide(
+        &self,
+        candidate: &Candidate,
+        production: Option<&v1::Manifest>,
+    ) -> (v1::GateDecision, Vec<Refusal>) {
+        let Candidate { inputs, comparison, .. } = candidate;
+        let mut refusals = Vec::new();
+        let mut refuse = |test, reason| refusals.push(Refusal { test, reason });
+        let broken = candidate.tensors.iter().find(|tensor| !tensor.is_finite());
+        if let Some(tensor) = broken {
+            refuse(Test::Finite, format!("tensor '{}' has a value that is not finite", tensor.name));
+        }
+        if let Some(behind) = production.and_then(|production| first_behind(inputs, production)) {
+            refuse(Test::Offsets, behind);
+        }
+        for reason in candidate.suspicion.iter().flat_map(|suspicion| &suspicion.reasons) {
+            refuse(Test::Stream, format!("the stream is suspect: {reason}"));
+        }
+        if let Some(comparison) = comparison.as_ref().filter(|_| candidate.step >= self.gate.warmup_steps) {
+            for (test, reason) in self.worse(comparison) {
+                refuse(test, reason);
+            }
+        }
+        let decision = v1::GateDecision {
+            promoted: refusals.is_empty(),
+            reasons: refusals.iter().map(|refusal| refusal.reason.clone()).collect(),
+            finite: broken.is_none(),
+            comparison: *comparison,
+        };
+        (decision, refusals)
+    }
+
+    /// The tests beside the anchor that fail. One that has too little to rest on abstains.
+    fn worse(&self, comparison: &v1::AnchorComparison) -> Vec<(Test, String)> {
+        let anchor = comparison.anchor;
+        let enough = |figure: &&v1::ComparedFigure| figure.count >= self.gate.min_answers;
+        let mut worse = Vec::new();
+        let win_rates = [
+            (Test::Preference, "answers", comparison.preference, self.preference_tolerance),
+            (Test::Behavior, "groups", comparison.behavior, self.behavior_tolerance),
+        ];
+        for (test, unit, figure, tolerance) in win_rates {
+            if let Some(figure) = figure.as_ref().filter(enough).filter(|figure| figure.upper < -tolerance) {
+                let points = |share: f64| 100.0 * share;
+                worse.push((
+                    test,
+                    format!(
+                        "{} win rate {:.1} points below that of anchor version {anchor} (at best {:.1} over {} \
+                         {unit}; {:.1} are allowed)",
+                        test.as_str(),
+                        points(-figure.mean),
+                        points(-figure.upper),
+                        figure.count,
+                        points(tolerance),
+                    ),
+                ));
+            }
+        }
+        let floor = self.gate.min_rank_correlation;
+        if let Some(figure) =
+            comparison.rank_correlation.as_ref().filter(enough).filter(|figure| figure.upper < floor)
+        {
+            worse.push((
+                Test::RankCorrelation,
+                format!(
+                    "rank correlation with anchor version {anchor} is {:.2} over {} groups; at least {floor} is asked",
+                    figure.mean, figure.count
+                ),
+            ));
+        }
+        worse
+    }
+}
+
+/// The anchors of the version that the next one goes on from, as far as they are there.
+pub fn anchors_before(registry: &Registry, parent: Option<u64>) -> Vec<v1::GateAnchor> {
+    let anchors = parent.and_then(|parent| registry.versions.get(&parent)).map(|parent| &parent.anchors);
+    let is_there = |anchor: &&v1::GateAnchor| registry.versions.contains_key(&anchor.version);
+    anchors.into_iter().flatten().filter(is_there).copied().collect()
+}
+
+/// The checkpoint that training goes back to after `step` steps: the newest that passed the gate before
+/// anything was learned that may be poisoned; where none is that old, the oldest that passed. None
+/// where that would take nothing back.
+pub fn way_back(registry: &Registry, step: u64, since_ms: Option<i64>) -> Option<&Arc<v1::Manifest>> {
+    let is_before = |manifest: &&Arc<v1::Manifest>| {
+        since_ms.is_none_or(|since_ms| manifest.event_time_watermark_ms < since_ms)
+    };
+    let mut passed = registry.passed_checkpoints();
+    let found = passed.find(is_before).or_else(|| registry.passed_checkpoints().last());
+    found.filter(|manifest| manifest.step < step)
+}
+
+/// A mean with its upper confidence bound.
+pub fn figure(count: u64, mean: f64, standard_error: f64) -> v1::ComparedFigure {
+    v1::ComparedFigure { count, mean, upper: mean + STANDARD_ERRORS * standard_error }
 }
 
 /// The first input partition of production that the candidate has not learned as far, in words.
@@ -39,44 +218,4 @@ fn first_behind(inputs: &[v1::LearnedRange], production: &v1::Manifest) -> Optio
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn learned(offset: i64) -> Vec<v1::LearnedRange> {
-        vec![v1::LearnedRange {
-            topic: "groups".to_owned(),
-            partition: 1,
-            next_offset: offset,
-            ..v1::LearnedRange::default()
-        }]
-    }
-
-    fn production_at(offset: i64) -> v1::Manifest {
-        v1::Manifest { version: 7, inputs: learned(offset), ..v1::Manifest::default() }
-    }
-
-    #[test]
-    fn a_finite_first_version_becomes_production() {
-        let decision = decide(&[HostTensor::from_f64("w", vec![1], &[0.5])], &learned(3), None);
-        assert_eq!(decision, v1::GateDecision { promoted: true, reasons: vec![], finite: true });
-    }
-
-    #[test]
-    fn a_value_that_is_not_finite_is_never_production() {
-        for value in [f64::NAN, f64::INFINITY] {
-            let decision = decide(&[HostTensor::from_f64("w", vec![1], &[value])], &learned(3), None);
-            assert!(!decision.promoted && !decision.finite);
-            assert!(decision.reasons[0].contains("'w'"), "{:?}", decision.reasons);
-        }
-    }
-
-    #[test]
-    fn nothing_behind_production_is_promoted() {
-        let production = production_at(5);
-        let decision = decide(&[], &learned(4), Some(&production));
-        assert!(!decision.promoted && decision.finite);
-        assert!(decision.reasons[0].contains("version 7"), "{:?}", decision.reasons);
-        assert!(decide(&[], &learned(5), Some(&production)).promoted);
-        assert!(!decide(&[], &[], Some(&production)).promoted, "a partition never read is behind");
-    }
-}
+mod tests;

@@ -13,14 +13,17 @@ const SPAN_FACTOR: i64 = 4;
 /// A page topic this short is left alone: moving pages in it would not free anything worth it.
 const MIN_SPAN: i64 = 256;
 
-/// The versions that stay: production, pin, the newest checkpoint that training can go on from, and
-/// the last `keep_versions`.
+/// The versions that stay: production, pin, the anchors of the newest version, the newest checkpoint
+/// that training can go on from, the newest whose gate passed, and the last `keep_versions`.
 pub fn kept(registry: &Registry, keep_versions: usize) -> BTreeSet<u64> {
     let mut kept: BTreeSet<u64> =
         registry.versions.keys().rev().take(keep_versions.max(1)).copied().collect();
     let pointers = [registry.production.as_ref(), registry.pin.as_ref()];
     kept.extend(pointers.into_iter().flatten().map(|pointer| pointer.version));
-    kept.extend(registry.newest_checkpoint().map(|checkpoint| checkpoint.version));
+    let newest = registry.versions.values().next_back();
+    kept.extend(newest.into_iter().flat_map(|newest| &newest.anchors).map(|anchor| anchor.version));
+    let checkpoints = [registry.newest_checkpoint(), registry.passed_checkpoints().next()];
+    kept.extend(checkpoints.into_iter().flatten().map(|checkpoint| checkpoint.version));
     kept.retain(|version| registry.versions.contains_key(version));
     kept
 }
@@ -77,6 +80,20 @@ mod tests {
         registry.pin = pointer(3);
         assert_eq!(kept(&registry, 1), BTreeSet::from([3, 5, 18, 20]));
         assert_eq!(kept(&registry, 3), BTreeSet::from([3, 5, 18, 19, 20]));
+    }
+
+    #[test]
+    fn what_training_can_go_back_to_is_kept_and_what_versions_are_compared_with() {
+        let refused = |version| v1::Manifest {
+            gate: Some(v1::GateDecision { finite: true, ..v1::GateDecision::default() }),
+            ..manifest(version, Checkpoint)
+        };
+        let mut newest = manifest(20, Serving);
+        let anchor = |version| v1::GateAnchor { version, chosen_at_ms: 0 };
+        newest.anchors = vec![anchor(2), anchor(4), anchor(99)];
+        let checkpoints = [1, 2, 4, 6, 7].map(|version| manifest(version, Checkpoint));
+        let versions = [&checkpoints[..], &[refused(8), refused(9), newest]].concat();
+        assert_eq!(kept(&with_versions(&versions), 1), BTreeSet::from([2, 4, 7, 9, 20]));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! pointers in one transaction that the trainer's group membership fences. [`follower`] is the
 //! reading side, for rankers: it keeps the version it has whenever anything is off.
 
+pub(crate) mod candidate;
 pub(crate) mod commands;
 pub(crate) mod error;
 pub mod files;
@@ -21,10 +22,11 @@ pub(crate) mod pages;
 pub(crate) mod publisher;
 pub mod registry;
 
+pub use candidate::{Candidate, Published, StreamSuspect, WayBack};
 pub use error::{PublishError, Refusal};
 pub use folder::{current, read_current};
 pub use follower::{FollowEvent, Follower};
-pub use publisher::{Candidate, Published, Publisher};
+pub use publisher::Publisher;
 
 /// Names of tensors below it are training state: in checkpoints only, never loaded by a follower.
 pub const TRAINING_PREFIX: &str = "training.";

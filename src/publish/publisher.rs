@@ -1,6 +1,6 @@
 //! A version made visible: pages, manifest and pointers in one transaction.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,17 +10,19 @@ use crate::contract::v1;
 use crate::kafka::topics::Admin;
 use crate::kafka::transaction::{TransactionError, TransactionalProducer};
 use crate::kafka::{GroupMetadata, NextOffset, Outgoing};
-use crate::model::{Architecture, HostTensor};
+use crate::model::Architecture;
 use crate::settings::Settings;
 use crate::supervise::{StopToken, failpoint};
 use crate::telemetry::events::{PagesNotTrimmed, PublishAborted, VersionNotPromoted, VersionPublished};
 
+use super::candidate::{Candidate, Published, WayBack};
 use super::error::PublishError;
+use super::gate::{self, Refusal, Rules, Test};
 use super::limit::RecordLimits;
 use super::page_reader::PageReader;
 use super::pages::{KnownPages, PagePlan, Relocation};
 use super::registry::{self, Registry, RegistryReader};
-use super::{gate, keep, manifest};
+use super::{keep, manifest};
 
 /// Pages handed to the producer at a time: bounds what its queue holds beside the tensors.
 const DELIVERY_BYTES: usize = 32 << 20;
@@ -32,44 +34,17 @@ const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(200);
 /// Deleting is asked for when it frees at least this many records.
 const TRIM_RECORDS: i64 = 64;
 
-/// What is to be published: everything that the registry does not know by itself.
-#[derive(Debug, Clone)]
-pub struct Candidate {
-    /// Decides whether training state is among the tensors.
-    pub kind: v1::VersionKind,
-    /// The scoring tensors, and for a checkpoint the training state too.
-    pub tensors: Vec<HostTensor>,
-    /// What it has learned of each input partition, and what it gave up since its parent (invariant 7).
-    pub inputs: Vec<v1::LearnedRange>,
-    /// Greatest event time among the samples that it has learned, or that wait in its reservoir.
-    pub event_time_watermark_ms: i64,
-    /// Steps since the model began.
-    pub step: u64,
-    /// Since the model began.
-    pub behavior_groups_learned: u64,
-    /// Since the model began, each counted at its first draw.
-    pub preference_pairs_learned: u64,
-    /// Its figures on samples before it learned them.
-    pub progressive: v1::ProgressiveMetrics,
-}
-
-/// What became of a candidate.
-#[derive(Debug, Clone)]
-pub struct Published {
-    /// As it was committed.
-    pub manifest: Arc<v1::Manifest>,
-    /// Pages that no kept version had, and those of older versions that moved.
-    pub pages_written: usize,
-}
-
 /// Publishes the versions of one model, one after the other. Blocks; used by one thread.
 pub struct Publisher {
     settings: Settings,
+    rules: Rules,
     producer: TransactionalProducer,
     registry: RegistryReader,
     pages: PageReader,
     admin: Admin,
     parent: Option<u64>,
+    /// Versions refused in a row for what they have learned.
+    refused: u64,
     /// The offset behind the last page known to be in the log.
     log_end: i64,
     trimmed_below: i64,
@@ -81,6 +56,7 @@ pub struct Publisher {
 /// A publish before its transaction: nothing in it waits for anything but the broker.
 struct Draft {
     manifest: v1::Manifest,
+    refusals: Vec<Refusal>,
     plan: PagePlan,
     /// Kept older versions whose pages move.
     relocations: Vec<Relocation>,
@@ -112,15 +88,17 @@ impl Publisher {
         let admin = Admin::new(&settings.kafka)?;
         let log_end =
             registry.registry.versions.values().map(|manifest| keep::end(manifest)).max().unwrap_or(0);
-        let settings = settings.clone();
+        let (settings, rules) = (settings.clone(), Rules::new(settings));
         let stop = stop.clone();
         Ok(Self {
             settings,
+            rules,
             producer,
             registry,
             pages,
             admin,
             parent,
+            refused: 0,
             log_end,
             trimmed_below: 0,
             limits: None,
@@ -161,10 +139,43 @@ impl Publisher {
             elapsed: started.elapsed(),
         }
         .emit();
-        for reason in manifest.gate.iter().flat_map(|gate| &gate.reasons) {
-            VersionNotPromoted { version: manifest.version, reason }.emit();
+        for Refusal { test, reason } in &draft.refusals {
+            VersionNotPromoted { version: manifest.version, test: test.as_str(), reason }.emit();
         }
-        Ok(Published { manifest, pages_written: draft.plan.writes.len() })
+        Ok(Published {
+            manifest,
+            pages_written: draft.plan.writes.len(),
+            stream_accepted_at_ms: self.registry().accept.as_ref().map(|accept| accept.written_at_ms),
+            way_back: self.way_back(&candidate, &draft.refusals)?,
+        })
+    }
+
+    /// What training has to go back to, after so many refusals in a row.
+    fn way_back(
+        &mut self,
+        candidate: &Candidate,
+        refusals: &[Refusal],
+    ) -> Result<Option<WayBack>, PublishError> {
+        // One that only lies behind production is on its way there.
+        let is_refused = refusals.iter().any(|refusal| refusal.test != Test::Offsets);
+        self.refused = if is_refused { self.refused + 1 } else { 0 };
+        if self.refused < self.settings.gate.rollback_after {
+            return Ok(None);
+        }
+        let since_ms = candidate.suspicion.as_ref().map(|suspicion| suspicion.since_ms);
+        let Some(manifest) = gate::way_back(self.registry(), candidate.step, since_ms).cloned() else {
+            return Ok(None);
+        };
+        match self.pages.load(&manifest, &HashMap::new(), |_| true) {
+            Ok(loaded) => {
+                self.refused = 0;
+                self.parent = Some(manifest.version);
+                Ok(Some(WayBack { manifest, tensors: loaded.tensors }))
+            }
+            // After the next refusal then.
+            Err(error) if error.is_outage() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// A draft, also where the brokers that it asks are away for a while.
@@ -186,7 +197,7 @@ impl Publisher {
     fn draft(&mut self, mut candidate: Candidate) -> Result<Draft, PublishError> {
         let registry = &self.registry.registry;
         let production = registry.production_manifest().map(Arc::as_ref);
-        let decision = gate::decide(&candidate.tensors, &candidate.inputs, production);
+        let (decision, refusals) = self.rules.decide(&candidate, production);
         let tensors = std::mem::take(&mut candidate.tensors);
         let manifest = self.manifest(candidate, decision);
 
@@ -210,7 +221,7 @@ impl Publisher {
             None => Vec::new(),
         };
         self.fits(&manifest, &plan, &relocations)?;
-        Ok(Draft { manifest, plan, relocations, dropped })
+        Ok(Draft { manifest, refusals, plan, relocations, dropped })
     }
 
     /// Whether the brokers will take all records of a draft. Where they do not say what they take, the
@@ -235,13 +246,17 @@ impl Publisher {
     /// The manifest but for its tensors, whose pages have no offsets yet.
     fn manifest(&self, candidate: Candidate, decision: v1::GateDecision) -> v1::Manifest {
         let architecture = Architecture::from_settings(&self.settings);
+        let registry = &self.registry.registry;
+        let before = gate::anchors_before(registry, self.parent);
+        let production = registry.production_manifest().map(Arc::as_ref);
+        let created_at_ms = now_ms();
         v1::Manifest {
             format: manifest::FORMAT,
             model: self.settings.model.name.clone(),
             version: self.registry.registry.highest_version + 1,
             kind: candidate.kind.into(),
             parent: self.parent,
-            created_at_ms: now_ms(),
+            created_at_ms,
             program: env!("CARGO_PKG_VERSION").to_owned(),
             inputs: candidate.inputs,
             event_time_watermark_ms: candidate.event_time_watermark_ms,
@@ -252,6 +267,7 @@ impl Publisher {
             shape: Some(architecture.model_shape()),
             progressive: Some(candidate.progressive),
             gate: Some(decision),
+            anchors: self.rules.anchors(&before, production, candidate.step, created_at_ms),
             ..v1::Manifest::default()
         }
     }

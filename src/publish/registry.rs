@@ -1,4 +1,4 @@
-//! The registry topic: `versions/<n>`, `production`, `pin`.
+//! The registry topic: `versions/<n>`, `production`, `pin`, `accept`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,6 +19,8 @@ use super::manifest::{self, ManifestError};
 pub const PRODUCTION: &str = "production";
 /// Key of the pointer that a person sets.
 pub const PIN: &str = "pin";
+/// Key of a person's word that the stream is right as it is.
+pub const ACCEPT: &str = "accept";
 const VERSION_PREFIX: &str = "versions/";
 
 /// The key of a version's manifest.
@@ -37,6 +39,8 @@ pub struct Registry {
     pub production: Option<v1::VersionPointer>,
     /// Written by people alone (invariant 9).
     pub pin: Option<v1::VersionPointer>,
+    /// Written by people alone (invariant 9).
+    pub accept: Option<v1::StreamAcceptance>,
     /// The highest version number ever seen, of versions that are gone too; 0 before the first.
     pub highest_version: u64,
 }
@@ -48,6 +52,9 @@ impl Registry {
         match std::str::from_utf8(key) {
             Ok(PRODUCTION) => self.production = pointer(value),
             Ok(PIN) => self.pin = pointer(value),
+            Ok(ACCEPT) => {
+                self.accept = value.and_then(|value| v1::StreamAcceptance::decode(value).ok());
+            }
             Ok(key) => {
                 if let Some(version) =
                     key.strip_prefix(VERSION_PREFIX).and_then(|version| version.parse().ok())
@@ -87,6 +94,14 @@ impl Registry {
     /// The manifest of production, when there is one.
     pub fn production_manifest(&self) -> Option<&Arc<v1::Manifest>> {
         self.versions.get(&self.production.as_ref()?.version)
+    }
+
+    /// Checkpoints that the gate let pass, the newest first.
+    pub fn passed_checkpoints(&self) -> impl Iterator<Item = &Arc<v1::Manifest>> {
+        self.versions.values().rev().filter(|manifest| {
+            let has_passed = manifest.gate.as_ref().is_some_and(|gate| gate.promoted);
+            manifest.kind() == v1::VersionKind::Checkpoint && has_passed
+        })
     }
 
     /// The newest checkpoint whose values are all finite: training goes on from it.
@@ -155,7 +170,7 @@ impl RegistryReader {
         self.written_below = offset;
     }
 
-    /// Applies what people have written up to now: `pin`. The rest is the trainer's own writing,
+    /// Applies what people have written up to now: `pin` and `accept`. The rest is the trainer's own writing,
     /// which it knows already and in a newer state than the log shows it. `stable_end` asks for the
     /// last stable offset of the registry; where no broker answers, what is there is applied.
     ///
@@ -180,7 +195,7 @@ impl RegistryReader {
     fn read_people_up_to(&mut self, end: i64) -> Result<bool, PublishError> {
         let Self { registry, model, topic, reader, .. } = self;
         let each = |record: Record| {
-            if record.key.as_deref() == Some(PIN.as_bytes()) {
+            if [PIN, ACCEPT].iter().any(|key| record.key.as_deref() == Some(key.as_bytes())) {
                 apply(registry, model, &record);
             }
         };
@@ -209,7 +224,7 @@ pub(super) mod tests {
             kind: kind.into(),
             features: Some(v1::FeatureSchema::default()),
             shape: Some(v1::ModelShape::default()),
-            gate: Some(v1::GateDecision { promoted: true, reasons: vec![], finite: true }),
+            gate: Some(v1::GateDecision { promoted: true, finite: true, ..v1::GateDecision::default() }),
             ..v1::Manifest::default()
         }
     }
@@ -252,7 +267,7 @@ pub(super) mod tests {
     #[test]
     fn training_goes_on_from_the_newest_checkpoint_that_is_finite() {
         let mut broken = manifest(4, v1::VersionKind::Checkpoint);
-        broken.gate = Some(v1::GateDecision { promoted: false, reasons: vec![], finite: false });
+        broken.gate = Some(v1::GateDecision::default());
         let registry = with_versions(&[
             manifest(1, v1::VersionKind::Checkpoint),
             manifest(2, v1::VersionKind::Checkpoint),

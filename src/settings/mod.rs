@@ -38,6 +38,7 @@ pub struct Settings {
     pub model: Model,
     pub train: Train,
     pub publish: Publish,
+    pub gate: Gate,
     pub telemetry: Telemetry,
     pub simulate: Simulate,
 }
@@ -292,6 +293,21 @@ pub struct Publish {
     pub keep_versions: usize,
     pub trim: bool,
     pub transaction_timeout_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gate {
+    pub warmup_steps: u64,
+    pub window: usize,
+    pub min_answers: u64,
+    pub tolerance_points: f64,
+    pub min_rank_correlation: f64,
+    pub anchor_age_ms: u64,
+    pub stream_window: usize,
+    pub stream_drop_points: f64,
+    pub feature_band: f64,
+    pub rollback_after: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -147,6 +147,22 @@ table! {
         "Bytes of these pages.";
     PUBLISH_ABORTS "easq_publish_aborts_total" Counter []
         "Transactions of a version that were aborted and tried again.";
+    GATE_REFUSALS "easq_gate_refusals_total" Counter ["test"]
+        "Versions that did not become production, by the test that they failed: finite, offsets, stream, preference, behavior or rank_correlation.";
+    GATE_DIFFERENCE "easq_gate_difference_points" Gauge ["kind", "statistic"]
+        "Points of win rate of the model minus the gate's anchor, on behavior and preference: mean, and upper confidence bound.";
+    GATE_RANK_CORRELATION "easq_gate_rank_correlation" Gauge []
+        "Mean correlation within groups of the model's order of views with the anchor's.";
+    GATE_STREAM_SUSPECT "easq_gate_stream_suspect" Gauge ["signal"]
+        "1 while nothing of the stream is learned because of production's win rate on answers, on behavior, or because of features.";
+    GATE_STREAM_WIN_RATE "easq_gate_stream_win_rate" Gauge ["signal", "span"]
+        "Production's win rate on the pairs of the last answers and groups (signal answers or behavior): recent, and long_run.";
+    GATE_FEATURE_SHIFT "easq_gate_feature_shift_deviations" Gauge []
+        "How far the dense feature that has moved most has, recently against its long run, in standard deviations.";
+    GATE_HELD_OUT "easq_gate_held_out_samples_total" Counter ["kind"]
+        "Samples of a suspect stream that were scored and not learned: group or pair.";
+    GATE_ROLLBACKS "easq_gate_rollbacks_total" Counter []
+        "Returns of training to a checkpoint that had passed, after gate.rollback_after refusals in a row.";
     PUBLISH_SECONDS "easq_publish_seconds" Histogram []
         "Time of a publish, from the tensors to the commit.";
 

@@ -7,7 +7,7 @@ use tch::Tensor;
 
 use crate::model::TensorMap;
 
-use super::progressive::{Ranked, Window};
+use super::progressive::{Outcome, Ranked, Window};
 use super::readback::Readback;
 
 /// So many wait for a read at most: then they are read by themselves.
@@ -18,11 +18,13 @@ pub(super) struct Arrivals {
     window: Window,
     /// ŷ of chosen and rejected view, [2] by the model and [2] by its twin, in the order of arrival.
     pending: Vec<[Tensor; 2]>,
+    /// How the model ranked those that were read last.
+    settled: Vec<Outcome>,
 }
 
 impl Arrivals {
     pub(super) fn new(window: Window) -> Arrivals {
-        Arrivals { window, pending: Vec::new() }
+        Arrivals { window, pending: Vec::new(), settled: Vec::new() }
     }
 
     /// Takes the scores of a pair, which nothing needs to wait for.
@@ -41,8 +43,14 @@ impl Arrivals {
 
     /// `scores` are those of all that is pending.
     pub(super) fn settle(&mut self, scores: &[f64]) {
+        self.settled.extend(ranked(scores).map(|pair| pair.model));
         push_all(&mut self.window, scores);
         self.pending.clear();
+    }
+
+    /// How the model ranked those that were read since the last call, in the order of arrival.
+    pub(super) fn take_settled(&mut self) -> Vec<Outcome> {
+        std::mem::take(&mut self.settled)
     }
 
     /// All outcomes: reads those that are pending.
@@ -68,7 +76,12 @@ impl Arrivals {
 }
 
 fn push_all(window: &mut Window, scores: &[f64]) {
-    for [chosen, rejected, of_twin, rejected_of_twin] in scores.as_chunks().0 {
-        window.push(Ranked::new(chosen - rejected, of_twin - rejected_of_twin));
-    }
+    ranked(scores).for_each(|pair| _ = window.push(pair));
+}
+
+fn ranked(scores: &[f64]) -> impl Iterator<Item = Ranked> {
+    let rank = |&[chosen, rejected, of_twin, rejected_of_twin]: &[f64; 4]| {
+        Ranked::new(chosen - rejected, of_twin - rejected_of_twin)
+    };
+    scores.as_chunks().0.iter().map(rank)
 }

@@ -14,6 +14,8 @@ pub(super) struct MainBatch<'a> {
     /// Positions in `views`, per pair.
     pub(super) left: Vec<i64>,
     pub(super) right: Vec<i64>,
+    /// Views of each group.
+    pub(super) sizes: Vec<usize>,
     /// Which of the two behavior prefers: 1 left, -1 right, 0 neither by more than the margin.
     pub(super) preferred: Vec<i8>,
     /// What each of `views` was worth.
@@ -59,6 +61,7 @@ impl<'a> MainBatch<'a> {
         }
         let first = self.views.len();
         self.groups += 1;
+        self.sizes.push(usable.len());
         self.views.extend(usable.iter().map(|(features, _)| *features));
         #[cfg(feature = "research")]
         self.rewards.extend(usable.iter().map(|(_, reward)| *reward));

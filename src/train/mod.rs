@@ -10,6 +10,7 @@ mod device;
 mod driver;
 mod exit;
 mod groups;
+mod judge;
 mod learn;
 mod optimizer;
 mod price;
@@ -18,17 +19,23 @@ mod readback;
 mod report;
 #[cfg(feature = "research")]
 pub mod research;
+mod references;
 mod reservoir;
 mod results;
 mod state;
+mod stream;
 mod trainer;
 
 pub use crate::model::DropReason;
 pub use driver::{Driver, Learner, Stepped};
 pub use exit::end_process;
 pub use learn::Loss;
-pub use report::{BadBatch, BadBatches, BadRun, Offered, PairSource, ReservoirFigures, StepReport};
+pub use report::{
+    BadBatch, BadBatches, BadRun, Difference, Offered, PairSource, ReferenceEvidence, ReservoirFigures,
+    StepReport,
+};
 pub use state::behavior_only_tensors;
+pub use stream::{Signal, StreamWatch, Suspicion};
 pub use trainer::{TrainError, Trainer};
 
 #[cfg(test)]

@@ -10,12 +10,16 @@ pub(super) struct Outcome(u8);
 
 impl Outcome {
     /// `difference` of the scores of the better and the worse view.
-    fn new(difference: f64) -> Outcome {
+    pub(super) fn new(difference: f64) -> Outcome {
         match difference.partial_cmp(&0.0) {
             Some(std::cmp::Ordering::Greater) => Outcome(2),
             Some(std::cmp::Ordering::Equal) => Outcome(1),
             _ => Outcome(0),
         }
+    }
+
+    pub(super) fn half_wins(self) -> u8 {
+        self.0
     }
 
     /// A tie is half a win.

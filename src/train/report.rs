@@ -23,6 +23,32 @@ pub enum Offered {
     Full,
     /// It cannot be learned.
     Dropped(DropReason),
+    /// It was scored and is not learned, since the [stream is suspect](super::Suspicion).
+    HeldOut,
+}
+
+/// The mean of paired differences, each of a pair or a group that was not learned yet.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Difference {
+    /// How many there are.
+    pub count: u64,
+    /// 0 of none.
+    pub mean: f64,
+    /// Of the mean; infinite of fewer than two.
+    pub standard_error: f64,
+}
+
+/// The model beside one earlier version, on samples that neither has learned.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ReferenceEvidence {
+    /// The earlier one.
+    pub version: u64,
+    /// Win rate on preference pairs, the model's minus its.
+    pub preference: Difference,
+    /// Win rate on behavior pairs, likewise, per group.
+    pub behavior: Difference,
+    /// Spearman's correlation of the two orders of a group.
+    pub rank_correlation: Difference,
 }
 
 /// The label reservoir.

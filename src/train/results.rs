@@ -33,7 +33,7 @@ pub(super) struct Computed {
 #[derive(Debug)]
 pub(super) struct Results {
     /// ŷ of the batch's views by model and twin.
-    scores: Vec<f64>,
+    pub(super) scores: Vec<f64>,
     twin_scores: Vec<f64>,
     /// See [`Forward::ranks`].
     ranks: Vec<f64>,

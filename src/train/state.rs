@@ -16,7 +16,9 @@ use super::learn::{Gradients, Objective};
 use super::optimizer::{Adam, MainOptimizer};
 use super::price::Price;
 use super::progressive::{RunningMean, Window};
+use super::references::References;
 use super::reservoir::{Reservoir, Reuse};
+use super::stream::StreamWatch;
 
 const TWIN: &str = "training.twin.";
 const MAIN_OPTIMIZER: &str = "training.main";
@@ -66,7 +68,6 @@ fn create_from(
     );
     Some(Trainer {
         normalizer: Normalizer::new(architecture.dense.len(), train.normalizer_views),
-        architecture,
         reward: settings.reward.clone(),
         placement,
         objective: Objective::new(train),
@@ -80,6 +81,10 @@ fn create_from(
         behavior: Window::new("behavior", train.progressive_pairs),
         preference: Arrivals::new(Window::new("preference", train.progressive_pairs)),
         losses: Default::default(),
+        references: References::new(&architecture, settings.gate.window),
+        watch: StreamWatch::new(&settings.gate, &architecture.dense),
+        warmup_steps: settings.gate.warmup_steps,
+        architecture,
         steps: 0,
         groups_learned: 0,
     })
@@ -158,6 +163,7 @@ pub(super) fn restore_as(
     let behavior = trainer.behavior.load(tensors);
     let preference = trainer.preference.load(tensors);
     let price = trainer.price.load(tensors);
+    let watch = trainer.watch.clone().load(tensors);
     let losses = tensors.take(LOSSES, &[Dtype::F64], &[Some(3)]);
 
     scaling?;
@@ -171,6 +177,7 @@ pub(super) fn restore_as(
         behavior: behavior?,
         preference: preference?,
         price: price?,
+        watch: watch?,
         losses: std::array::from_fn(|i| RunningMean::from_saved(losses[i])),
         steps: counts[0] as u64,
         groups_learned: counts[1] as u64,
@@ -226,6 +233,7 @@ impl Trainer {
         tensors.extend(self.normalizer.save());
         tensors.extend(self.reservoir.save());
         tensors.extend([self.behavior.save(), self.preference.window().save(), self.price.save()]);
+        tensors.extend(self.watch.save());
         let losses = self.losses.map(RunningMean::to_saved);
         tensors.push(HostTensor::from_f64(LOSSES, vec![3], &losses));
         tensors.push(HostTensor::from_i64(COUNTS, &[self.steps as i64, self.groups_learned as i64]));

@@ -17,9 +17,11 @@ use super::optimizer::{Adam, MainOptimizer};
 use super::price::{self, Price};
 use super::progressive::{RunningMean, Window};
 use super::readback::Readback;
+use super::references::References;
 use super::report::{BadBatch, Offered, PairSource, ReservoirFigures, StepReport};
 use super::reservoir::{Reservoir, StoredPair};
 use super::results::{Computed, Norms, Results, ranked_pairs};
+use super::stream::StreamWatch;
 
 /// The trainer cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +56,10 @@ pub struct Trainer {
     pub(super) twin_optimizer: MainOptimizer,
     pub(super) normalizer: Normalizer,
     pub(super) reservoir: Reservoir,
+    pub(super) references: References,
+    pub(super) watch: StreamWatch,
+    /// Until then neither the stream nor a version is judged.
+    pub(super) warmup_steps: u64,
     pub(super) behavior: Window,
     pub(super) preference: Arrivals,
     /// L_main, L_satis, L_DPO
@@ -201,13 +207,19 @@ impl Trainer {
             Ok(views) => views,
             Err(reason) => return Offered::Dropped(reason),
         };
-        if self.reservoir.is_full() {
+        if self.is_full() {
             return Offered::Full;
         }
         let scaling = self.normalizer.scaling(self.placement.dtype);
         let views = EncodedViews::new(&self.architecture, &scaling, &[chosen, rejected]);
         let views = views.upload(self.placement.kind(), self.placement.device);
         self.preference.push(score_pair(&self.model, &self.twin, &views));
+        let is_suspect = self.examine_pair(pair, chosen, rejected);
+        self.references.settle(self.preference.take_settled());
+        // A pair that ends the suspicion may find the reservoir full.
+        if is_suspect || self.reservoir.is_full() {
+            return Offered::HeldOut;
+        }
         self.reservoir.push(StoredPair::new(chosen.clone(), rejected.clone(), source, self.steps));
         Offered::Taken
     }
@@ -225,8 +237,9 @@ impl Trainer {
     }
 
     /// Whether [`offer_pair`](Self::offer_pair) would answer [`Offered::Full`] to a usable pair.
+    /// Never while the stream is suspect: then its pairs are scored and held out.
     pub fn is_full(&self) -> bool {
-        self.reservoir.is_full()
+        self.reservoir.is_full() && !self.is_suspect()
     }
 
     /// Scores a main batch, then learns from it and from pairs drawn from the reservoir. Without
@@ -247,6 +260,7 @@ impl Trainer {
         let computed = self.compute(&batch);
         // Whether the batch is bad must be known before the next draw: here a step waits, once.
         let results = Results::fetch(&computed, &mut self.preference);
+        self.references.settle(self.preference.take_settled());
         if let Some(what) = results.non_finite() {
             let lost = self.reservoir.lose(&draw);
             return Err(BadBatch {
@@ -259,6 +273,7 @@ impl Trainer {
             });
         }
 
+        self.references.observe_batch(&main, &results.scores);
         self.normalizer = normalizer;
         let [weight, cost] = results.price;
         self.price = self.price.moved_to(weight, cost);

@@ -30,6 +30,8 @@ pub enum TrainerError {
     Publish(#[from] PublishError),
     #[error(transparent)]
     Read(#[from] ReadError),
+    #[error("version {version} cannot be compared with: {source}")]
+    Reference { version: u64, source: crate::model::LoadError },
     #[error("version {version} cannot be resumed: {source}")]
     Resume { version: u64, source: TrainError },
     #[error(transparent)]

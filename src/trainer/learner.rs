@@ -15,6 +15,7 @@ use crate::train::{BadBatch, BadRun, DropReason, Offered, PairSource, StepReport
 
 use super::error::TrainerError;
 use super::input::{Arrival, What};
+use super::judged::Judged;
 use super::progress::{Partition, Progress};
 use super::schedule::Schedule;
 use super::start::Learned;
@@ -46,18 +47,20 @@ pub struct Connections {
 
 /// Learns, and cuts versions between steps.
 pub struct Learner {
-    connections: Connections,
-    trainer: Trainer,
-    progress: Progress,
+    pub(super) connections: Connections,
+    pub(super) trainer: Trainer,
+    pub(super) progress: Progress,
     /// Where the sources of pairs lie.
     pair_topic: Arc<str>,
-    schedule: Schedule,
+    pub(super) schedule: Schedule,
     batcher: MicroBatcher<Queued>,
     batch_age: Duration,
     last_step: Instant,
-    event_time_watermark_ms: i64,
+    pub(super) event_time_watermark_ms: i64,
     bad_batches: BadRun,
-    is_publishing: bool,
+    pub(super) is_publishing: bool,
+    pub(super) judged: Judged,
+    pub(super) settings: Settings,
 }
 
 impl Learner {
@@ -81,6 +84,8 @@ impl Learner {
             event_time_watermark_ms: learned.event_time_watermark_ms,
             bad_batches: BadRun::new(settings.train.max_bad_batches),
             is_publishing: false,
+            judged: Judged::default(),
+            settings: settings.clone(),
         }
     }
 
@@ -118,7 +123,7 @@ impl Learner {
                 Err(_) => self.disconnected(),
             },
             recv(self.connections.published) -> published => match published {
-                Ok(_) => { self.is_publishing = false; Ok(()) }
+                Ok(published) => self.published(published),
                 Err(_) => self.disconnected(),
             },
             default(timeout) => Ok(()),
@@ -174,6 +179,7 @@ impl Learner {
                     Offered::Dropped(reason) => {
                         self.drop_sample("pair", &partition, offset, reason.as_str());
                     }
+                    Offered::HeldOut => self.hold_out("pair", &partition, offset),
                     Offered::Full => unreachable!("a pair is received only while the reservoir has room"),
                 }
             }
@@ -220,6 +226,10 @@ impl Learner {
             groups.push(group);
         }
         self.schedule.changed();
+        if self.trainer.examine(&groups) {
+            from.iter().for_each(|(partition, offset)| self.hold_out("group", partition, *offset));
+            return Ok(());
+        }
         failpoint("train-step");
         match self.trainer.step(&groups) {
             Ok(report) => {
@@ -269,6 +279,7 @@ impl Learner {
     /// A version of what has been learned up to here.
     fn cut(&mut self, kind: VersionKind, now: Instant) {
         let mut tensors = self.trainer.serving_tensors();
+        self.judged.cut_tensors.clone_from(&tensors);
         if kind == VersionKind::Checkpoint {
             tensors.extend(self.trainer.training_state());
         }
@@ -281,7 +292,10 @@ impl Learner {
             behavior_groups_learned: self.trainer.behavior_groups_learned(),
             preference_pairs_learned: self.trainer.preference_pairs_learned(),
             progressive: self.trainer.progressive(),
+            comparison: self.trainer.beside_anchor().map(told::compared),
+            suspicion: self.suspicion(),
         };
+        self.tell_evidence(&candidate);
         self.schedule.cut(kind, now);
         self.is_publishing = true;
         if self.connections.candidates.send(candidate).is_err() {

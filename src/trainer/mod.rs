@@ -20,6 +20,7 @@
 
 pub(crate) mod error;
 mod input;
+mod judged;
 mod keep;
 mod learner;
 mod progress;

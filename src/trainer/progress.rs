@@ -130,6 +130,16 @@ impl Progress {
         }
     }
 
+    /// Goes back to what a checkpoint had learned; what lies between is passed over.
+    pub fn go_back(&mut self, inputs: &[v1::LearnedRange], reason: &str) {
+        let before = std::mem::replace(self, Self::resume(inputs));
+        for (partition, position) in before.positions {
+            self.add(partition.clone());
+            self.identify(&partition, position.topic_id.as_ref());
+            self.gap(&partition, position.next_offset, reason);
+        }
+    }
+
     /// Whether so many ranges were passed over that a version has to record them now.
     pub fn is_crowded(&self) -> bool {
         self.ranges >= MAX_RANGES

@@ -50,6 +50,13 @@ impl Schedule {
         (self.changed_since_version && version_age >= self.interval).then_some(kind)
     }
 
+    /// Training has gone back to an earlier checkpoint: what comes next is a checkpoint again, so that a
+    /// restart does not go on from what was given up.
+    pub fn went_back(&mut self) {
+        self.has_checkpoint = false;
+        self.changed();
+    }
+
     /// Whether a clean stop has something to keep.
     pub fn is_checkpoint_stale(&self) -> bool {
         self.changed_since_checkpoint

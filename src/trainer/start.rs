@@ -3,14 +3,15 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use crate::contract::v1;
 use crate::kafka::reader::{LogReader, ReadError};
 use crate::kafka::transaction::TransactionalProducer;
 use crate::model::{Dtype, HostTensor};
-use crate::publish::Publisher;
 use crate::publish::error::PublishError;
 use crate::publish::files;
 use crate::publish::page_reader::PageReader;
-use crate::publish::registry::RegistryReader;
+use crate::publish::registry::{Registry, RegistryReader};
+use crate::publish::{Publisher, TRAINING_PREFIX, gate};
 use crate::settings::Settings;
 use crate::supervise::{StopToken, failpoint};
 use crate::telemetry::events::{TrainingBegins, TrainingDelayed};
@@ -79,7 +80,7 @@ fn try_start(settings: &Settings, halt: &StopToken) -> Result<Started, TrainerEr
     failpoint("train-load");
     let checkpoint = registry.registry.newest_checkpoint().cloned();
     let backbone = backbone(settings)?;
-    let (trainer, mut progress) = match &checkpoint {
+    let (mut trainer, mut progress) = match &checkpoint {
         Some(manifest) => {
             resume::check_model(manifest, settings)?;
             let mut pages = PageReader::new(settings, "checkpoint pages")?;
@@ -106,11 +107,37 @@ fn try_start(settings: &Settings, halt: &StopToken) -> Result<Started, TrainerEr
     resume::fit(&mut progress, &held, settings.train.gap)?;
 
     let parent = checkpoint.as_ref().map(|manifest| manifest.version);
+    set_references(&mut trainer, settings, &registry.registry, parent)?;
     TrainingBegins { model, checkpoint: parent, step: trainer.steps() }.emit();
     let publisher = Publisher::new(settings, producer, registry, parent, halt)?;
     let event_time_watermark_ms = checkpoint.map_or(0, |manifest| manifest.event_time_watermark_ms);
     let learned = Learned { trainer, progress, event_time_watermark_ms, is_resumed: parent.is_some() };
     Ok(Started { learned, publisher, groups, pairs })
+}
+
+/// Loads production and the anchors, beside which the model is measured.
+fn set_references(
+    trainer: &mut Trainer,
+    settings: &Settings,
+    registry: &Registry,
+    parent: Option<u64>,
+) -> Result<(), TrainerError> {
+    let mut pages = PageReader::new(settings, "reference pages")?;
+    let mut load = |manifest: &v1::Manifest| {
+        pages
+            .load(manifest, &HashMap::new(), |name| !name.starts_with(TRAINING_PREFIX))
+            .map(|loaded| loaded.tensors)
+    };
+    let failed = |version: u64| move |source| TrainerError::Reference { version, source };
+    if let Some(production) = registry.production_manifest() {
+        let version = production.version;
+        trainer.set_production(version, load(production)?).map_err(failed(version))?;
+    }
+    for anchor in gate::anchors_before(registry, parent) {
+        let tensors = load(&registry.versions[&anchor.version])?;
+        trainer.add_anchor(anchor.version, tensors).map_err(failed(anchor.version))?;
+    }
+    Ok(())
 }
 
 /// The tensors of the frozen backbone, if there is to be one.

@@ -7,7 +7,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::contract::v1;
-use crate::publish::{Candidate, Published};
+use crate::model::HostTensor;
+use crate::publish::{Candidate, Published, WayBack};
 use crate::settings::{Dpo, Settings};
 use crate::supervise::{Beat, StopToken};
 use crate::train::Trainer;
@@ -90,12 +91,18 @@ impl Running {
         assert!(taken.is_ok(), "the group at offset {offset} was not taken");
     }
 
+    /// The candidate that it has cut was published.
+    fn publish(&self, way_back: Option<WayBack>) {
+        let manifest = Arc::default();
+        let published = Published { manifest, pages_written: 0, stream_accepted_at_ms: None, way_back };
+        self.published.send(published).expect("the learner waits for it");
+    }
+
     /// Stops it; the checkpoint that it leaves.
     fn stop(self) -> Candidate {
         self.stop.stop();
         let last = self.candidates.recv_timeout(DEADLINE).expect("a checkpoint at a clean stop");
-        let published = Published { manifest: Arc::default(), pages_written: 0 };
-        self.published.send(published).expect("the learner waits for it");
+        self.publish(None);
         self.learner.join().expect("no panic").expect("a clean end");
         assert_eq!(last.kind, v1::VersionKind::Checkpoint);
         last
@@ -163,4 +170,93 @@ fn pairs_are_learned_alone_when_they_fill_the_reservoir_and_no_groups_come() {
         (learned(&last, &pair_partition(&settings, 0)).samples, last.behavior_groups_learned),
         (100, 0)
     );
+}
+
+const SUSPECT: &str = "held out: the stream was suspect";
+
+/// A trainer that has found a feature out of its band.
+fn suspicious(settings: &Settings) -> Trainer {
+    let mut trainer = Trainer::new(settings).expect("a CPU");
+    trainer.set_production(1, trainer.serving_tensors()).expect("its own tensors");
+    (0..1_000).for_each(|i| assert!(!trainer.examine(&[group(i)])));
+    let mut scaled = group(1_000);
+    for view in &mut scaled.views {
+        view.features.as_mut().expect("features").dense[3] *= 100.0;
+    }
+    let is_suspect = (0..100).map(|_| trainer.examine(std::slice::from_ref(&scaled))).last();
+    assert_eq!(is_suspect, Some(true));
+    trainer
+}
+
+#[test]
+fn invariant_7_samples_of_a_suspect_stream_are_skipped_by_name_until_it_is_trusted() {
+    let mut settings = learner_settings(Dpo::Live);
+    settings.gate.warmup_steps = 0;
+    settings.train.batch_age_ms = 3_600_000;
+    let running = Running::start(&settings, suspicious(&settings));
+    (0..4).for_each(|i| running.pair(&settings, 0, i, pair(i.unsigned_abs())));
+    // What the feature was averaged over is forgotten after some hundred groups.
+    (0..480_u32).for_each(|i| running.group(&settings, i.into(), group(i.into())));
+    running.pair(&settings, 0, 4, pair(4));
+    let last = running.stop();
+
+    let groups = learned(&last, &group_partition(&settings));
+    let held_out = skipped(groups);
+    assert_eq!(held_out.len(), 1, "{held_out:?}");
+    let (from, to, reason) = held_out[0];
+    assert_eq!((from, reason), (0, SUSPECT));
+    assert!((16..480).contains(&to) && to % 16 == 0, "{to}");
+    assert_eq!((groups.samples, groups.next_offset), (480 - to.unsigned_abs(), 480));
+    assert_eq!(last.step, groups.samples / 16);
+    let pairs = learned(&last, &pair_partition(&settings, 0));
+    assert_eq!((skipped(pairs), pairs.samples), (vec![(0, 4, SUSPECT)], 1));
+    assert_eq!(last.suspicion, None);
+}
+
+#[test]
+fn invariant_7_going_back_is_a_gap_and_the_next_version_is_the_checkpoint_that_passed() {
+    let mut settings = learner_settings(Dpo::Live);
+    settings.gate.warmup_steps = 0;
+    (settings.publish.interval_ms, settings.train.batch_age_ms) = (1, 3_600_000);
+    let passed = Trainer::new(&settings).expect("a CPU");
+    let tensors = || [passed.serving_tensors(), passed.training_state()].concat();
+    let at = |partition: Partition, next_offset: i64, samples| v1::LearnedRange {
+        topic: partition.topic.to_string(),
+        partition: partition.number,
+        next_offset,
+        samples,
+        ..v1::LearnedRange::default()
+    };
+    let manifest = v1::Manifest {
+        version: 9,
+        event_time_watermark_ms: 3,
+        inputs: vec![at(group_partition(&settings), 5, 4), at(pair_partition(&settings, 0), 2, 2)],
+        ..v1::Manifest::default()
+    };
+
+    let running = Running::start(&settings, suspicious(&settings));
+    (0..16_u32).for_each(|i| running.group(&settings, i.into(), group(i.into())));
+    (0..3).for_each(|i| running.pair(&settings, 0, i, pair(i.unsigned_abs())));
+    let refused = running.candidates.recv_timeout(DEADLINE).expect("a version");
+    let suspicion = refused.suspicion.expect("what it learned is suspect");
+    assert!(suspicion.reasons[0].contains("feature"), "{suspicion:?}");
+    running.publish(Some(WayBack { manifest: Arc::new(manifest), tensors: tensors() }));
+
+    let back = running.candidates.recv_timeout(DEADLINE).expect("a version");
+    assert_eq!((back.kind, back.step, back.suspicion.as_ref()), (v1::VersionKind::Checkpoint, 0, None));
+    let serving = |tensors: &[HostTensor]| -> Vec<HostTensor> {
+        tensors.iter().filter(|tensor| !tensor.name.starts_with("training.")).cloned().collect()
+    };
+    assert_eq!(serving(&back.tensors), serving(&tensors()));
+    let gaps = |partition: &Partition| -> Vec<(i64, i64, String)> {
+        let gaps = &learned(&back, partition).gaps;
+        gaps.iter().map(|gap| (gap.from_offset, gap.to_offset, gap.reason.clone())).collect()
+    };
+    const REASON: &str = "passed over: training went back to version 9";
+    assert_eq!(gaps(&group_partition(&settings)), [(5, 16, REASON.to_owned())]);
+    assert_eq!(gaps(&pair_partition(&settings, 0)), [(2, 3, REASON.to_owned())]);
+    assert_eq!(learned(&back, &group_partition(&settings)).samples, 4);
+    running.stop.stop();
+    running.publish(None);
+    running.learner.join().expect("no panic").expect("a clean end: the checkpoint has all there is");
 }

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use crate::contract::v1;
+use crate::publish::gate;
 use crate::telemetry::events::{BatchPartsDropped, BatchSkipped};
-use crate::train::{BadBatch, BadBatches, BadRun, DropReason};
+use crate::train::{BadBatch, BadBatches, BadRun, Difference, DropReason, ReferenceEvidence};
 
 /// Tells which parts of a batch were dropped.
 pub fn parts_dropped(dropped: &BTreeMap<DropReason, usize>) {
@@ -23,4 +25,15 @@ pub fn batch_skipped(run: &mut BadRun, bad: BadBatch) -> Result<(), BadBatches> 
     let in_a_row = counted.as_ref().map_or_else(|over| over.count, |in_a_row| *in_a_row);
     BatchSkipped { reason: &reason, in_a_row }.emit();
     counted.map(drop)
+}
+
+/// What a manifest says of the model beside its anchor.
+pub fn compared(evidence: ReferenceEvidence) -> v1::AnchorComparison {
+    let figure = |of: Difference| (of.count > 0).then(|| gate::figure(of.count, of.mean, of.standard_error));
+    v1::AnchorComparison {
+        anchor: evidence.version,
+        preference: figure(evidence.preference),
+        behavior: figure(evidence.behavior),
+        rank_correlation: figure(evidence.rank_correlation),
+    }
 }

@@ -45,13 +45,19 @@ impl Cluster {
     /// one of `doors` networks.
     #[track_caller]
     pub fn start(brokers: usize, doors: usize) -> Self {
+        Self::start_with(brokers, doors, "")
+    }
+
+    /// The same with properties of its brokers, one a line.
+    #[track_caller]
+    pub fn start_with(brokers: usize, doors: usize, properties: &str) -> Self {
         assert!(matches!(brokers, 1 | 3), "a quorum has 1 or 3 nodes here");
-        let started = (0..START_ATTEMPTS).find_map(|_| Self::try_start(brokers, doors));
+        let started = (0..START_ATTEMPTS).find_map(|_| Self::try_start(brokers, doors, properties));
         started.unwrap_or_else(|| panic!("a port was taken at each of {START_ATTEMPTS} starts"))
     }
 
     /// `None`: another process took a port.
-    fn try_start(brokers: usize, doors: usize) -> Option<Self> {
+    fn try_start(brokers: usize, doors: usize, properties: &str) -> Option<Self> {
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(1).thread_name("network").enable_all().build();
         let network = runtime.expect("a thread");
@@ -72,8 +78,8 @@ impl Cluster {
         let kafka = Kafka::at(&list(&|node| node.direct), brokers);
         // Nodes of another cluster that come to the same port are turned away by it.
         let cluster_id = format!("easq-{:016x}", rand::random::<u64>());
-        let brokers =
-            (0..brokers).map(|index| Broker::new(index, &nodes, folder.path(), &cluster_id)).collect();
+        let broker = |index| Broker::new(index, &nodes, folder.path(), &cluster_id, properties);
+        let brokers = (0..brokers).map(broker).collect();
         let cluster = Self { kafka, brokers, doors, through, _network: network, _folder: folder };
         cluster.brokers.iter().for_each(Broker::start);
         let all_answer = (0..cluster.brokers.len()).all(|broker| cluster.until_it_answers(broker));

@@ -139,6 +139,7 @@ pub fn candidate(step: u64) -> Candidate {
         behavior_groups_learned: step,
         preference_pairs_learned: 0,
         progressive: v1::ProgressiveMetrics::default(),
+        ..Candidate::default()
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Samples {
     producer: TransactionalProducer,
     partitions: u32,
     next: u32,
+    /// What the first dense feature is multiplied by.
+    scale: f32,
 }
 
 impl Samples {
@@ -29,7 +31,18 @@ impl Samples {
         let producer = TransactionalProducer::new(&settings.kafka, &id, TIMEOUT, &StopToken::new());
         let producer = producer.expect("a valid configuration");
         producer.init().expect("transactions");
-        Self { settings: settings.clone(), producer, partitions: partitions.unsigned_abs(), next: 0 }
+        Self {
+            settings: settings.clone(),
+            producer,
+            partitions: partitions.unsigned_abs(),
+            next: 0,
+            scale: 1.0,
+        }
+    }
+
+    /// From here on the first dense feature is so many times what it was.
+    pub fn scale_feature(&mut self, factor: f32) {
+        self.scale = factor;
     }
 
     /// `count` groups, a multiple of 50; a pair with every tenth of them, and with every hundredth a
@@ -51,7 +64,11 @@ impl Samples {
         let partition = i32::try_from(number % 3 % self.partitions).expect("a partition number");
         let record =
             |topic: &str, payload: Vec<u8>| Outgoing::to(topic).partition(partition).payload(payload);
-        let mut records = vec![record(&topics.behavior_groups, group(number).encode_to_vec())];
+        let mut group = group(number);
+        for features in group.views.iter_mut().filter_map(|view| view.features.as_mut()) {
+            features.dense[0] *= self.scale;
+        }
+        let mut records = vec![record(&topics.behavior_groups, group.encode_to_vec())];
         if number.is_multiple_of(10) {
             records.push(record(&topics.preference_pairs, pair(number).encode_to_vec()));
         }

@@ -4,6 +4,7 @@
 mod chart;
 mod contenders;
 mod learn;
+mod poison;
 mod report;
 mod statistics;
 
@@ -22,6 +23,8 @@ use crate::simulate::{SimulateError, World, WorldConfig, WorldError, samples};
 use crate::supervise::StopToken;
 use crate::telemetry::Progress;
 use crate::train::TrainError;
+
+pub use poison::{PoisonArgs, poison};
 
 use contenders::{Contender, contenders};
 use learn::{Run, learn};
@@ -61,6 +64,8 @@ pub struct CompareArgs {
 pub enum CompareError {
     #[error("no world is called '{name}': there are {known}")]
     UnknownWorld { name: String, known: String },
+    #[error("no poison is called '{name}': there are {known}")]
+    UnknownPoison { name: String, known: String },
     #[error("no contender's name contains '{0}'")]
     UnknownContender(String),
     #[error(transparent)]
@@ -84,7 +89,13 @@ pub enum CompareError {
 impl CompareError {
     /// Whether other arguments or settings are the remedy.
     pub(crate) fn is_usage(&self) -> bool {
-        matches!(self, Self::UnknownWorld { .. } | Self::UnknownContender(_) | Self::World(_))
+        matches!(
+            self,
+            Self::UnknownWorld { .. }
+                | Self::UnknownPoison { .. }
+                | Self::UnknownContender(_)
+                | Self::World(_)
+        )
     }
 
     pub(crate) fn is_interrupted(&self) -> bool {
@@ -164,16 +175,17 @@ pub fn compare(
 }
 
 fn worlds(args: &CompareArgs) -> Result<Vec<ComparedWorld>, CompareError> {
-    let known = || WORLDS.map(|world| world.name).join(", ");
-    let find = |name: &String| {
-        let found = WORLDS.into_iter().find(|world| world.name == name);
-        found.ok_or_else(|| CompareError::UnknownWorld { name: name.clone(), known: known() })
-    };
     match args.worlds.is_empty() {
         true if args.quick => Ok(WORLDS[..2].to_vec()),
         true => Ok(WORLDS[..4].to_vec()),
-        false => args.worlds.iter().map(find).collect(),
+        false => args.worlds.iter().map(|name| find_world(name)).collect(),
     }
+}
+
+fn find_world(name: &str) -> Result<ComparedWorld, CompareError> {
+    let known = || WORLDS.map(|world| world.name).join(", ");
+    let found = WORLDS.into_iter().find(|world| world.name == name);
+    found.ok_or_else(|| CompareError::UnknownWorld { name: name.to_owned(), known: known() })
 }
 
 /// The behavior-only one is always among them: prices are against it.

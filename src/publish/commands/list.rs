@@ -12,7 +12,7 @@ use crate::settings::Settings;
 use crate::supervise::StopToken;
 
 use super::CommandError;
-use super::pin::{self, Direction, PinArgs};
+use super::pin::{self, AcceptArgs, Direction, PinArgs};
 
 /// What to do with a model's versions.
 #[derive(Debug, Clone, clap::Subcommand)]
@@ -30,6 +30,10 @@ pub enum ModelCommand {
     Rollback(PinArgs),
     /// Let readers follow production again.
     Unpin,
+    /// Tell the trainer that the stream is right as it is now, where the gate holds it for suspect.
+    ///
+    /// A lasting true change looks like poison; what the stream is like now becomes its long run.
+    AcceptStream(AcceptArgs),
 }
 
 #[derive(Debug, Clone, clap::Args)]
@@ -57,6 +61,7 @@ pub fn model(
         ModelCommand::Promote(args) => pin::pin(settings, args, Direction::Promote, stop, out),
         ModelCommand::Rollback(args) => pin::pin(settings, args, Direction::Rollback, stop, out),
         ModelCommand::Unpin => pin::unpin(settings, stop, out),
+        ModelCommand::AcceptStream(args) => pin::accept_stream(settings, args, stop, out),
         ModelCommand::List(ListArgs { json: true }) => list_json(&registry()?, out),
         ModelCommand::List(ListArgs { json: false }) => list_table(&registry()?, out),
         ModelCommand::Show(ShowArgs { version }) => {

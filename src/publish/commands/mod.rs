@@ -24,6 +24,8 @@ pub enum CommandError {
     NoVersion { model: String, version: u64 },
     #[error("version {version} of model '{model}' is not pinned: {reason}")]
     NotPinned { model: String, version: u64, reason: String },
+    #[error("model '{model}' has no version yet: there is no stream to accept")]
+    NoStream { model: String },
     #[error(transparent)]
     Produce(#[from] crate::kafka::producer::ProduceError),
     #[error("{}: {source}", path.display())]

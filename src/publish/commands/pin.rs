@@ -1,4 +1,5 @@
-//! `easq model promote|rollback|unpin`: what a person says about which version readers follow.
+//! `easq model promote|rollback|unpin|accept-stream`: what a person says about which version readers
+//! follow, and about the stream.
 
 use std::io::Write;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use crate::kafka::Outgoing;
 use crate::kafka::producer::Producer;
 use crate::publish::error::PublishError;
 use crate::publish::publisher::now_ms;
-use crate::publish::registry::{PIN, Registry, RegistryReader};
+use crate::publish::registry::{ACCEPT, PIN, Registry, RegistryReader};
 use crate::settings::Settings;
 use crate::supervise::StopToken;
 
@@ -34,8 +35,43 @@ pub fn unpin(settings: &Settings, stop: &StopToken, out: &mut dyn Write) -> Resu
     let Some(pin) = &registry.pin else {
         return Ok(writeln!(out, "nothing is pinned: {}", followed(&registry))?);
     };
-    write(settings, None)?;
+    write(settings, PIN, None)?;
     writeln!(out, "version {} is pinned no more: {}", pin.version, followed(&read(settings, stop)?))?;
+    Ok(())
+}
+
+/// Why a stream that the gate holds for suspect is right as it is.
+#[derive(Debug, Clone, clap::Args)]
+pub struct AcceptArgs {
+    /// Why, for those who look at the registry later.
+    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub reason: String,
+}
+
+/// Tells the trainer that what the stream is like now is how it is from now on.
+pub fn accept_stream(
+    settings: &Settings,
+    args: &AcceptArgs,
+    stop: &StopToken,
+    out: &mut dyn Write,
+) -> Result<(), CommandError> {
+    let registry = read(settings, stop)?;
+    if registry.versions.is_empty() {
+        return Err(CommandError::NoStream { model: settings.model.name.clone() });
+    }
+    let accept = v1::StreamAcceptance { reason: args.reason.clone(), written_at_ms: now_ms() };
+    write(settings, ACCEPT, Some(accept.encode_to_vec()))?;
+    let newest = registry.versions.values().next_back().and_then(|newest| newest.gate.as_ref());
+    match newest.map(|gate| gate.reasons.as_slice()).unwrap_or_default() {
+        [] => writeln!(out, "accepted: the trainer hears of it with its next version, which was not refused"),
+        reasons => {
+            writeln!(
+                out,
+                "accepted: the trainer hears of it with its next version. The newest one was refused:"
+            )?;
+            reasons.iter().try_for_each(|reason| writeln!(out, "  {reason}"))
+        }
+    }?;
     Ok(())
 }
 
@@ -88,14 +124,12 @@ pub fn pin(
             return Err(refused(format!("readers follow version {followed} now: use `{command}`")));
         }
     }
-    write(
-        settings,
-        Some(v1::VersionPointer { version, reason: args.reason.clone(), written_at_ms: now_ms() }),
-    )?;
+    let pointer = v1::VersionPointer { version, reason: args.reason.clone(), written_at_ms: now_ms() };
+    write(settings, PIN, Some(pointer.encode_to_vec()))?;
     // A version that is pinned is kept, and until the trainer has heard of it, perhaps not.
     let after = read(settings, stop)?;
     if !after.versions.contains_key(&version) {
-        write(settings, before.pin)?;
+        write(settings, PIN, before.pin.map(|pin| pin.encode_to_vec()))?;
         return Err(refused("it left the registry at this very moment; nothing is changed".to_owned()));
     }
     writeln!(out, "{}", followed(&after))?;
@@ -121,13 +155,13 @@ fn read(settings: &Settings, stop: &StopToken) -> Result<Registry, PublishError>
     Ok(RegistryReader::open(settings, "model command", stop)?.registry)
 }
 
-/// Writes the pin, or removes it. One key that people alone write, so no transaction is needed.
-fn write(settings: &Settings, pin: Option<v1::VersionPointer>) -> Result<(), CommandError> {
+/// Writes the value of a key that people alone write, or removes it: no transaction is needed.
+fn write(settings: &Settings, key: &'static str, value: Option<Vec<u8>>) -> Result<(), CommandError> {
     let producer = Producer::new(&settings.kafka, settings.input.partitioner)?;
     let topic = settings.topics.registry(&settings.model.name);
-    let record = Outgoing::to(topic).partition(0).key(PIN);
-    let record = match pin {
-        Some(pin) => record.payload(pin.encode_to_vec()),
+    let record = Outgoing::to(topic).partition(0).key(key);
+    let record = match value {
+        Some(value) => record.payload(value),
         None => record,
     };
     producer.send(&record)?;

@@ -51,6 +51,7 @@ pub(super) fn check(settings: &Settings, property_fault: PropertyFault) -> Vec<F
     stages::join(settings, &mut findings);
     stages::joiner(settings, &mut findings);
     stages::publish(settings, &mut findings);
+    stages::gate(settings, &mut findings);
     stages::simulate(settings, &mut findings);
     learning::features(settings, &mut findings);
     learning::reward(settings, &mut findings);

@@ -87,6 +87,21 @@ pub(super) fn publish(settings: &Settings, findings: &mut Findings) {
     findings.transaction_timeout(publish.transaction_timeout_ms, "publish.transaction_timeout_ms");
 }
 
+pub(super) fn gate(settings: &Settings, findings: &mut Findings) {
+    let gate = &settings.gate;
+    findings.positive(gate.min_answers, "gate.min_answers");
+    let problem = format!("must be at least gate.min_answers ({})", gate.min_answers);
+    findings.require(gate.window as u64 >= gate.min_answers, "gate.window", problem);
+    findings.not_negative(gate.tolerance_points, "gate.tolerance_points");
+    let is_correlation = (-1.0..=1.0).contains(&gate.min_rank_correlation);
+    findings.require(is_correlation, "gate.min_rank_correlation", "must be from -1 to 1");
+    findings.positive(gate.anchor_age_ms, "gate.anchor_age_ms");
+    findings.require(gate.stream_window >= 20, "gate.stream_window", "must be at least 20");
+    findings.not_negative(gate.stream_drop_points, "gate.stream_drop_points");
+    findings.require(gate.feature_band > 0.0, "gate.feature_band", "must be above 0");
+    findings.positive(gate.rollback_after, "gate.rollback_after");
+}
+
 pub(super) fn simulate(settings: &Settings, findings: &mut Findings) {
     let simulate = &settings.simulate;
     let counts = [

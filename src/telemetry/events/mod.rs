@@ -2,11 +2,13 @@
 
 #![allow(clippy::disallowed_macros, reason = "the one place where metrics are moved")]
 
+mod gate;
 mod joiner;
 mod process;
 mod publish;
 mod trainer;
 
+pub use gate::*;
 pub use joiner::*;
 pub use process::*;
 pub use publish::*;

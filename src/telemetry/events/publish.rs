@@ -105,12 +105,15 @@ impl NotRemoved<'_> {
 /// A published version did not become production.
 pub struct VersionNotPromoted<'a> {
     pub version: u64,
+    /// Which test it failed.
+    pub test: &'static str,
     pub reason: &'a str,
 }
 
 impl VersionNotPromoted<'_> {
     pub fn emit(self) {
-        info!(version = self.version, "version not promoted: {}", self.reason);
+        counter!(names::GATE_REFUSALS, "test" => self.test).increment(1);
+        info!(version = self.version, test = self.test, "version not promoted: {}", self.reason);
     }
 }
 

@@ -41,11 +41,12 @@ pub struct Broker {
 
 impl Broker {
     /// Node `index` + 1 of a cluster that listens at `all`, with data in `folder`. Not started.
-    pub fn new(index: usize, all: &[Addresses], folder: &Path, cluster_id: &str) -> Self {
+    /// `more`: properties of its own.
+    pub fn new(index: usize, all: &[Addresses], folder: &Path, cluster_id: &str, more: &str) -> Self {
         let node_id = index + 1;
         let file = |name: &str| folder.join(format!("{name}-{node_id}"));
         let properties = file("properties");
-        fs::write(&properties, properties_text(index, all, &file("data"))).expect("a file of our own");
+        fs::write(&properties, properties_text(index, all, &file("data")) + more).expect("a file of our own");
         let mut format = java(&["kafka.tools.StorageTool", "format", "-t", cluster_id, "-c"]);
         let formatted = format.arg(&properties).output().expect("java starts: scripts/system-packages");
         assert!(formatted.status.success(), "Kafka's storage could not be formatted: {formatted:?}");

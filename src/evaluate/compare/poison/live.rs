@@ -1,0 +1,284 @@
+//! The trainer and the gate as in the service, without Kafka: the clock is the number of views, at
+//! [`VIEWS_PER_SECOND`].
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::poisons::Poison;
+use super::{PoisonRun, Stream};
+use crate::contract::v1::{self, BehaviorGroup, sample::Sample};
+use crate::evaluate::held_out::rank_lists;
+use crate::evaluate::ranking::RankingMetrics;
+use crate::model::{Architecture, HostTensor, Scorer};
+use crate::publish::gate::{self, Refusal, Rules, Test};
+use crate::publish::registry::Registry;
+use crate::publish::{Candidate, StreamSuspect};
+use crate::settings::Settings;
+use crate::supervise::StopToken;
+use crate::train::{Offered, PairSource, Signal, Trainer};
+use crate::trainer::told;
+
+const VIEWS_PER_SECOND: u64 = 1_000;
+/// Checkpoints come as often, in seconds, and anchors as seldom, as the short streams ask for.
+const CHECKPOINT_SECONDS: u64 = 10;
+const ANCHOR_SECONDS: u64 = 60;
+/// A person accepts a lasting change so many seconds after it was noticed.
+const ACCEPT_SECONDS: u64 = 20;
+/// Lists by which each production is judged.
+const LISTS: usize = 400;
+
+/// One version and what readers had then.
+#[derive(Debug, Clone, Serialize)]
+pub struct Second {
+    pub second: u64,
+    pub is_refused: bool,
+    pub tests: Vec<&'static str>,
+    pub is_poisoned: bool,
+    pub is_suspect: bool,
+    /// Of production, on the true world's held-out lists.
+    pub ndcg_at_10: f64,
+    pub behavior_accuracy: f64,
+    /// Beside the anchor: preference, behavior, rank correlation; mean and upper bound of each.
+    pub beside_anchor: Option<[(f64, f64); 3]>,
+    /// Production's win rate on answers: recent, and long run.
+    pub answers: Option<(f64, f64)>,
+}
+
+pub struct Live<'a> {
+    settings: Settings,
+    rules: Rules,
+    stream: &'a Stream,
+    poison: Poison,
+    accepts: bool,
+    trainer: Trainer,
+    registry: Registry,
+    /// The version before the next.
+    parent: u64,
+    /// Tensors of the kept versions that were checkpoints, and of production.
+    tensors: BTreeMap<u64, Vec<HostTensor>>,
+    held_out: Option<RankingMetrics>,
+    watermark_ms: i64,
+    views: u64,
+    refused: u64,
+    passed_step: Option<u64>,
+    suspect_since: Option<u64>,
+    at: f64,
+    run: PoisonRun,
+}
+
+impl<'a> Live<'a> {
+    pub fn new(
+        settings: &Settings,
+        stream: &'a Stream,
+        poison: Poison,
+        accepts: bool,
+    ) -> Result<Live<'a>, String> {
+        let mut settings = settings.clone();
+        settings.gate.anchor_age_ms = ANCHOR_SECONDS * VIEWS_PER_SECOND;
+        Ok(Live {
+            rules: Rules::new(&settings),
+            stream,
+            poison,
+            accepts,
+            trainer: Trainer::new(&settings).map_err(|error| error.to_string())?,
+            settings,
+            registry: Registry::default(),
+            parent: 0,
+            tensors: BTreeMap::new(),
+            held_out: None,
+            watermark_ms: 0,
+            views: 0,
+            refused: 0,
+            passed_step: None,
+            suspect_since: None,
+            at: 0.0,
+            run: PoisonRun::default(),
+        })
+    }
+
+    /// Learns the whole stream.
+    pub fn run(mut self, stop: &StopToken) -> Result<PoisonRun, String> {
+        let total = self.stream.samples.len() as f64;
+        let mut batch: Vec<BehaviorGroup> = Vec::new();
+        for (number, sample) in self.stream.samples.iter().enumerate() {
+            if stop.is_stopped() {
+                return Err("interrupted".to_owned());
+            }
+            self.at = number as f64 / total;
+            match self.poison.spoil(self.at, sample) {
+                Sample::BehaviorGroup(group) => {
+                    self.watermark_ms = self.watermark_ms.max(group.event_time_ms);
+                    batch.push(group);
+                    if batch.len() >= self.settings.train.batch_groups {
+                        self.step(&std::mem::take(&mut batch))?;
+                    }
+                }
+                Sample::PreferencePair(pair) => {
+                    if self.trainer.is_full() {
+                        self.step(&std::mem::take(&mut batch))?;
+                    }
+                    let source = PairSource { partition: 0, offset: number as i64 };
+                    let offered = self.trainer.offer_pair(&pair, source);
+                    if offered == Offered::Taken {
+                        self.watermark_ms = self.watermark_ms.max(pair.event_time_ms);
+                    }
+                    let is_poisoned = self.is_poisoned();
+                    self.run.poisoned_pairs += u64::from(is_poisoned);
+                    self.run.poisoned_pairs_taken += u64::from(is_poisoned && offered == Offered::Taken);
+                    self.run.held_out_pairs += u64::from(offered == Offered::HeldOut);
+                }
+                Sample::HeldOutList(_) => {}
+            }
+        }
+        Ok(self.run)
+    }
+
+    fn is_poisoned(&self) -> bool {
+        self.poison.span().contains(&self.at)
+    }
+
+    fn step(&mut self, groups: &[BehaviorGroup]) -> Result<(), String> {
+        let second = self.views / VIEWS_PER_SECOND;
+        self.views += groups.iter().map(|group| group.views.len() as u64).sum::<u64>();
+        if self.trainer.examine(groups) {
+            self.run.held_out_groups += groups.len() as u64;
+        } else {
+            self.trainer.step(groups).map_err(|bad| bad.to_string())?;
+        }
+        self.note_suspicion();
+        for second in second..self.views / VIEWS_PER_SECOND {
+            self.publish(second)?;
+        }
+        Ok(())
+    }
+
+    fn note_suspicion(&mut self) {
+        match (self.trainer.suspicion().is_some(), self.suspect_since) {
+            (true, None) => {
+                self.suspect_since = Some(self.views);
+                if self.is_poisoned() || self.accepts {
+                    self.run.detected_at.get_or_insert(self.at);
+                } else {
+                    self.run.false_alarms += 1;
+                }
+            }
+            (false, Some(_)) => self.suspect_since = None,
+            _ => {}
+        }
+    }
+
+    fn publish(&mut self, second: u64) -> Result<(), String> {
+        let is_checkpoint = second.is_multiple_of(CHECKPOINT_SECONDS);
+        let mut tensors = self.trainer.serving_tensors();
+        if is_checkpoint {
+            tensors.extend(self.trainer.training_state());
+        }
+        let has_learned = self.passed_step != Some(self.trainer.steps());
+        let suspicion = self.trainer.suspicion().filter(|_| has_learned);
+        let since_ms = suspicion.as_ref().map(|suspicion| suspicion.since_ms);
+        let candidate = Candidate {
+            kind: if is_checkpoint { v1::VersionKind::Checkpoint } else { v1::VersionKind::Serving },
+            tensors,
+            step: self.trainer.steps(),
+            event_time_watermark_ms: self.watermark_ms,
+            comparison: self.trainer.beside_anchor().map(told::compared),
+            suspicion: suspicion.map(|suspicion| StreamSuspect {
+                reasons: suspicion.reasons.into_iter().map(|(_, reason)| reason).collect(),
+                since_ms: suspicion.since_ms,
+            }),
+            ..Candidate::default()
+        };
+        let production = self.registry.production_manifest().cloned();
+        let (decision, refusals) = self.rules.decide(&candidate, production.as_deref());
+        let before = gate::anchors_before(&self.registry, Some(self.parent));
+        let now_ms = (second * VIEWS_PER_SECOND) as i64;
+        let anchors = self.rules.anchors(&before, production.as_deref(), candidate.step, now_ms);
+        let version = self.registry.highest_version + 1;
+        self.parent = version;
+        let promoted = decision.promoted;
+        self.registry.add(v1::Manifest {
+            version,
+            kind: candidate.kind.into(),
+            step: candidate.step,
+            event_time_watermark_ms: candidate.event_time_watermark_ms,
+            gate: Some(decision),
+            anchors: anchors.clone(),
+            ..v1::Manifest::default()
+        });
+        self.trainer.set_anchors(&anchors.iter().map(|anchor| anchor.version).collect::<Vec<_>>());
+        if promoted {
+            self.promote(version, &candidate.tensors)?;
+        }
+        if promoted && is_checkpoint {
+            self.tensors.insert(version, candidate.tensors);
+        }
+        self.record(second, candidate.comparison.as_ref(), &refusals);
+        self.accept_in_time(second);
+        self.go_back_in_time(&refusals, candidate.step, since_ms)
+    }
+
+    fn promote(&mut self, version: u64, tensors: &[HostTensor]) -> Result<(), String> {
+        let tensors = || tensors.iter().filter(|tensor| !tensor.name.starts_with("training.")).cloned();
+        self.registry.production = Some(v1::VersionPointer { version, ..v1::VersionPointer::default() });
+        self.trainer.set_production(version, tensors()).map_err(|error| error.to_string())?;
+        let architecture = Architecture::from_settings(&self.settings);
+        let scorer = Scorer::from_tensors(&architecture, tensors()).map_err(|error| error.to_string())?;
+        let lists = &self.stream.lists[..LISTS.min(self.stream.lists.len())];
+        let figures = rank_lists(&scorer, lists, &self.settings.reward);
+        self.held_out = Some(figures.map_err(|error| error.to_string())?);
+        Ok(())
+    }
+
+    fn record(&mut self, second: u64, beside: Option<&v1::AnchorComparison>, refusals: &[Refusal]) {
+        let pair = |figure: Option<v1::ComparedFigure>| {
+            figure.map_or((0.0, 0.0), |figure| (figure.mean, figure.upper))
+        };
+        let figures = self.held_out.as_ref();
+        self.run.seconds.push(Second {
+            second,
+            is_refused: !refusals.is_empty(),
+            tests: refusals.iter().map(|refusal| refusal.test.as_str()).collect(),
+            is_poisoned: self.is_poisoned(),
+            is_suspect: self.suspect_since.is_some(),
+            ndcg_at_10: figures.map_or(0.0, |figures| figures.ndcg_at_10),
+            behavior_accuracy: figures.map_or(0.0, |figures| figures.behavior_accuracy),
+            beside_anchor: beside.map(|of| [of.preference, of.behavior, of.rank_correlation].map(pair)),
+            answers: self.trainer.stream_watch().win_rates(Signal::Answers),
+        });
+    }
+
+    fn accept_in_time(&mut self, second: u64) {
+        let is_due = |since: u64| self.views >= since + ACCEPT_SECONDS * VIEWS_PER_SECOND;
+        if self.accepts && self.suspect_since.is_some_and(is_due) {
+            self.trainer.accept_stream((second * VIEWS_PER_SECOND) as i64);
+            self.run.accepted_at.get_or_insert(self.at);
+            self.note_suspicion();
+        }
+    }
+
+    /// As `Publisher::publish` and the learner do it.
+    fn go_back_in_time(
+        &mut self,
+        refusals: &[Refusal],
+        step: u64,
+        since_ms: Option<i64>,
+    ) -> Result<(), String> {
+        let is_refused = refusals.iter().any(|refusal| refusal.test != Test::Offsets);
+        self.refused = if is_refused { self.refused + 1 } else { 0 };
+        if self.refused < self.settings.gate.rollback_after {
+            return Ok(());
+        }
+        let Some(manifest) = gate::way_back(&self.registry, step, since_ms).cloned() else { return Ok(()) };
+        let tensors = self.tensors[&manifest.version].clone();
+        let restored = Trainer::restore(&self.settings, tensors).map_err(|error| error.to_string())?;
+        let before = std::mem::replace(&mut self.trainer, restored);
+        self.trainer.succeed(before, manifest.version).map_err(|error| error.to_string())?;
+        self.parent = manifest.version;
+        self.passed_step = Some(manifest.step);
+        self.refused = 0;
+        self.run.rollbacks += 1;
+        self.run.steps_taken_back += step - manifest.step;
+        Ok(())
+    }
+}

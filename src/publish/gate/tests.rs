@@ -1,0 +1,190 @@
+use super::*;
+use crate::model::HostTensor;
+use crate::publish::StreamSuspect;
+
+fn rules() -> Rules {
+    let mut settings = Settings::default();
+    let gate = &mut settings.gate;
+    (gate.warmup_steps, gate.min_answers, gate.tolerance_points) = (10, 100, 2.0);
+    (gate.min_rank_correlation, gate.anchor_age_ms) = (0.2, 3_600_000);
+    settings.train.behavior_budget_points = 1.0;
+    Rules::new(&settings)
+}
+
+fn learned(offset: i64) -> Vec<v1::LearnedRange> {
+    vec![v1::LearnedRange {
+        topic: "groups".to_owned(),
+        partition: 1,
+        next_offset: offset,
+        ..v1::LearnedRange::default()
+    }]
+}
+
+fn production_at(offset: i64) -> v1::Manifest {
+    v1::Manifest { version: 7, inputs: learned(offset), ..v1::Manifest::default() }
+}
+
+fn compared(preference: f64, behavior: f64, rank: f64) -> v1::AnchorComparison {
+    let figure = |mean| Some(figure(400, mean, 0.005));
+    v1::AnchorComparison {
+        anchor: 3,
+        preference: figure(preference),
+        behavior: figure(behavior),
+        rank_correlation: figure(rank),
+    }
+}
+
+fn failed(comparison: &v1::AnchorComparison, step: u64) -> Vec<Test> {
+    let (decision, refusals) =
+        rules().decide(&Candidate { step, comparison: Some(*comparison), ..Candidate::default() }, None);
+    assert_eq!(decision.promoted, refusals.is_empty());
+    assert_eq!(decision.comparison.as_ref(), Some(comparison), "it stands in the manifest either way");
+    refusals.into_iter().map(|refusal| refusal.test).collect()
+}
+
+#[test]
+fn a_finite_first_version_becomes_production() {
+    let tensors = vec![HostTensor::from_f64("w", vec![1], &[0.5])];
+    let (decision, _) =
+        rules().decide(&Candidate { tensors, inputs: learned(3), ..Candidate::default() }, None);
+    let promoted = v1::GateDecision { promoted: true, finite: true, ..v1::GateDecision::default() };
+    assert_eq!(decision, promoted);
+}
+
+#[test]
+fn a_value_that_is_not_finite_is_never_production() {
+    for value in [f64::NAN, f64::INFINITY] {
+        let tensors = vec![HostTensor::from_f64("w", vec![1], &[value])];
+        let (decision, refusals) =
+            rules().decide(&Candidate { tensors, inputs: learned(3), ..Candidate::default() }, None);
+        assert!(!decision.promoted && !decision.finite);
+        assert_eq!(refusals[0].test, Test::Finite);
+        assert!(decision.reasons[0].contains("'w'"), "{:?}", decision.reasons);
+    }
+}
+
+#[test]
+fn nothing_behind_production_is_promoted() {
+    let production = production_at(5);
+    let decide = |inputs: Vec<v1::LearnedRange>| {
+        rules().decide(&Candidate { inputs, ..Candidate::default() }, Some(&production)).0
+    };
+    let decision = decide(learned(4));
+    assert!(!decision.promoted && decision.finite);
+    assert!(decision.reasons[0].contains("version 7"), "{:?}", decision.reasons);
+    assert!(decide(learned(5)).promoted);
+    assert!(!decide(Vec::new()).promoted, "a partition never read is behind");
+}
+
+#[test]
+fn a_version_is_refused_when_even_the_upper_bound_lies_below_what_it_may_lose() {
+    assert_eq!(failed(&compared(0.0, 0.0, 1.0), 10), []);
+    // The bound lies 0.01 above the mean; 2 points are allowed, and with the budget 3.
+    assert_eq!(failed(&compared(-0.029, -0.039, 0.195), 10), []);
+    assert_eq!(failed(&compared(-0.031, 0.0, 1.0), 10), [Test::Preference]);
+    assert_eq!(failed(&compared(0.0, -0.041, 1.0), 10), [Test::Behavior]);
+    assert_eq!(failed(&compared(0.0, 0.0, 0.185), 10), [Test::RankCorrelation]);
+    assert_eq!(failed(&compared(-0.5, -0.5, -1.0), 9), [], "before the warm-up");
+}
+
+#[test]
+fn a_test_with_too_little_to_rest_on_abstains() {
+    let mut comparison = compared(-0.5, -0.5, -1.0);
+    for figure in [&mut comparison.preference, &mut comparison.behavior, &mut comparison.rank_correlation] {
+        figure.as_mut().expect("a figure").count = 99;
+    }
+    assert_eq!(failed(&comparison, 10), []);
+}
+
+#[test]
+fn a_reason_names_the_anchor_what_was_found_and_what_is_allowed() {
+    let comparison = Some(compared(-0.05, 0.0, 1.0));
+    let (decision, _) = rules().decide(&Candidate { step: 10, comparison, ..Candidate::default() }, None);
+    let reason = &decision.reasons[0];
+    for part in ["preference", "5.0 points below", "version 3", "at best 4.0 over 400", "2.0 are allowed"] {
+        assert!(reason.contains(part), "{part}: {reason}");
+    }
+}
+
+#[test]
+fn anchors_are_checkpoints_chosen_every_half_age_and_two_are_kept() {
+    let rules = rules();
+    let anchor = |version, minutes: i64| v1::GateAnchor { version, chosen_at_ms: minutes * 60_000 };
+    let production = |version, kind: v1::VersionKind| v1::Manifest {
+        version,
+        kind: kind.into(),
+        ..v1::Manifest::default()
+    };
+    let next = |before: &[v1::GateAnchor], version, minutes: i64| {
+        let production = production(version, v1::VersionKind::Checkpoint);
+        rules.anchors(before, Some(&production), 10, minutes * 60_000)
+    };
+    let checkpoint = production(1, v1::VersionKind::Checkpoint);
+    assert_eq!(rules.anchors(&[], Some(&checkpoint), 9, 0), [], "before the warm-up");
+    assert_eq!(rules.anchors(&[], None, 10, 0), [], "there is no production yet");
+    let serving = production(1, v1::VersionKind::Serving);
+    assert_eq!(rules.anchors(&[], Some(&serving), 10, 0), [], "training could not go back to it");
+    let first = next(&[], 5, 1);
+    assert_eq!(first, [anchor(5, 1)]);
+    assert_eq!(next(&first, 9, 30), first, "29 minutes old");
+    let two = next(&first, 9, 31);
+    assert_eq!(two, [anchor(5, 1), anchor(9, 31)]);
+    assert_eq!(next(&two, 12, 61), [anchor(9, 31), anchor(12, 61)]);
+    assert_eq!(next(&two, 9, 61), two, "nothing was promoted since");
+}
+
+#[test]
+fn what_was_learned_from_a_suspect_stream_is_refused_with_its_reasons_also_before_the_warm_up() {
+    let suspicion = StreamSuspect { reasons: vec!["answers turned".to_owned()], since_ms: 7 };
+    let candidate = Candidate { suspicion: Some(suspicion), ..Candidate::default() };
+    let (decision, refusals) = rules().decide(&candidate, None);
+    assert!(!decision.promoted && decision.finite);
+    assert_eq!(refusals[0].test, Test::Stream);
+    assert_eq!(decision.reasons, ["the stream is suspect: answers turned"]);
+}
+
+#[test]
+fn training_goes_back_to_the_newest_checkpoint_that_passed_before_the_suspect_samples() {
+    let mut registry = Registry::default();
+    let mut add = |version: u64, kind: v1::VersionKind, promoted| {
+        registry.add(v1::Manifest {
+            version,
+            kind: kind.into(),
+            step: 10 * version,
+            event_time_watermark_ms: 1_000 * version.cast_signed(),
+            gate: Some(v1::GateDecision { promoted, finite: true, ..v1::GateDecision::default() }),
+            ..v1::Manifest::default()
+        });
+    };
+    add(1, v1::VersionKind::Checkpoint, true);
+    add(2, v1::VersionKind::Checkpoint, true);
+    add(3, v1::VersionKind::Serving, true);
+    add(4, v1::VersionKind::Checkpoint, false);
+    let to = |step, since_ms| way_back(&registry, step, since_ms).map(|manifest| manifest.version);
+    assert_eq!(to(99, None), Some(2), "neither a serving version nor one that was refused");
+    assert_eq!(to(99, Some(2_001)), Some(2));
+    assert_eq!(to(99, Some(2_000)), Some(1), "it may have learned the first suspect sample");
+    assert_eq!(to(99, Some(500)), Some(1), "nothing is old enough: the oldest that passed");
+    assert_eq!(to(20, None), None, "it would take nothing back");
+    assert_eq!(way_back(&Registry::default(), 99, None), None);
+}
+
+#[test]
+fn anchors_are_handed_on_from_the_version_that_training_goes_on_from() {
+    let anchor = |version| v1::GateAnchor { version, chosen_at_ms: 0 };
+    let version = |version, anchors: &[u64]| v1::Manifest {
+        version,
+        anchors: anchors.iter().map(|version| anchor(*version)).collect(),
+        ..v1::Manifest::default()
+    };
+    let mut registry = Registry::default();
+    for manifest in [version(1, &[]), version(2, &[1]), version(3, &[1, 2]), version(4, &[2, 3])] {
+        registry.add(manifest);
+    }
+    assert_eq!(anchors_before(&registry, Some(4)), [anchor(2), anchor(3)]);
+    assert_eq!(anchors_before(&registry, Some(2)), [anchor(1)], "training went back to it");
+    registry.versions.remove(&1);
+    assert_eq!(anchors_before(&registry, Some(3)), [anchor(2)], "one that is gone is none");
+    assert_eq!(anchors_before(&registry, None), []);
+    assert_eq!(anchors_before(&registry, Some(9)), []);
+}
