@@ -8,6 +8,7 @@
 //! reading side, for rankers: it keeps the version it has whenever anything is off.
 
 pub(crate) mod commands;
+mod disk;
 pub(crate) mod error;
 pub mod files;
 pub(crate) mod folder;
@@ -17,6 +18,7 @@ pub(crate) mod keep;
 mod limit;
 pub mod manifest;
 pub mod page_reader;
+mod paged;
 pub(crate) mod pages;
 pub(crate) mod publisher;
 pub mod registry;

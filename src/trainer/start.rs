@@ -1,6 +1,5 @@
 //! From ownership to the first step.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::kafka::reader::{LogReader, ReadError};
@@ -83,7 +82,7 @@ fn try_start(settings: &Settings, halt: &StopToken) -> Result<Started, TrainerEr
         Some(manifest) => {
             resume::check_model(manifest, settings)?;
             let mut pages = PageReader::new(settings, "checkpoint pages")?;
-            let tensors = pages.load(manifest, &HashMap::new(), |_| true)?.tensors;
+            let tensors = pages.load(manifest, |_| true)?;
             let restored = Trainer::restore(settings, tensors).and_then(|trainer| match backbone {
                 Some(backbone) => trainer.check_backbone(backbone).map(|()| trainer),
                 None => Ok(trainer),
