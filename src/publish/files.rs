@@ -19,6 +19,7 @@ use serde_json::json;
 use crate::contract::v1;
 use crate::model::{Dtype, HostTensor};
 use crate::settings::Settings;
+use crate::supervise::failpoint;
 
 use super::paged::PagedTensor;
 use super::{TRAINING_PREFIX, manifest};
@@ -53,6 +54,7 @@ pub(super) fn write_paged(dir: &Path, manifest: &v1::Manifest, tensors: &[PagedT
     let (lora, model): (Vec<_>, Vec<_>) =
         serving.into_iter().partition(|tensor| tensor.name.starts_with(LORA_PREFIX));
     write_tensors(&dir.join(MODEL), model, "")?;
+    failpoint("version-half-written");
     write_tensors(&dir.join(ADAPTER), lora, PEFT_PREFIX)?;
     if !training.is_empty() {
         write_tensors(&dir.join(TRAINING), training, "")?;
