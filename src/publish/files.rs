@@ -91,6 +91,15 @@ pub fn write_folder(dir: &Path, manifest: &v1::Manifest, tensors: &[HostTensor])
     sync_dir(parent)
 }
 
+/// Whether nothing is in the way of a new folder: none is there, or an empty one.
+pub fn is_free(dir: &Path) -> io::Result<bool> {
+    match fs::read_dir(dir) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
 fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
