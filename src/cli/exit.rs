@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind};
 use crate::demo::DemoError;
 use crate::joiner::JoinerError;
 use crate::offline::TrainFileError;
+use crate::publish::commands::CommandError;
 use crate::settings::Faults;
 use crate::simulate::SimulateError;
 use crate::supervise::SuperviseError;
@@ -35,6 +36,7 @@ pub(super) fn code(error: &anyhow::Error) -> u8 {
         || any(|cause| cause.downcast_ref().is_some_and(SimulateError::is_usage))
         || any(|cause| cause.downcast_ref().is_some_and(DemoError::is_usage))
         || any(|cause| cause.downcast_ref().is_some_and(TrainFileError::is_usage))
+        || any(|cause| cause.downcast_ref().is_some_and(CommandError::is_usage))
         || any(of_comparison::is_usage)
     {
         WRONG_USAGE

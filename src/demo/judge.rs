@@ -1,6 +1,5 @@
 //! The published model against its behavior-only twin, on lists that nothing was trained on.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use super::error::DemoError;
@@ -38,7 +37,7 @@ pub(super) fn judge(
     let tensors = files::read_tensors(&version_dir.join(files::MODEL)).map_err(file)?;
     let production = Scorer::from_tensors(&architecture, tensors)?;
     let mut pages = PageReader::new(settings, "demo twin")?;
-    let state = pages.load(checkpoint, &HashMap::new(), |_| true)?.tensors;
+    let state = pages.load(checkpoint, |_| true)?;
     let twin = Scorer::from_tensors(&architecture, behavior_only_tensors(&state)?)?;
     Ok(HeldOut::of(
         manifest.version,

@@ -16,10 +16,11 @@ pub struct Args {
     /// Behavior groups and preference pairs (.pb or .jsonl), as `easq simulate --samples` writes them.
     #[arg(long, value_name = "FILE")]
     pub samples: PathBuf,
-    /// What to begin with. A folder that this command wrote (or the training.safetensors in it): go on
-    /// exactly from there. A safetensors file with the parameters alone, such as the model.safetensors
-    /// in it, or a folder of `easq follow`: begin with these parameters, optimizers new, the twin equal
-    /// to them, the normalizer frozen [default: begin anew from model.seed].
+    /// What to begin with. A folder that this command or `easq model export --checkpoint` wrote (or the
+    /// training.safetensors in it): go on exactly from there. A safetensors file with the parameters
+    /// alone, such as the model.safetensors in it, or a folder of `easq follow`: begin with these
+    /// parameters, optimizers new, the twin equal to them, the normalizer frozen [default: begin anew
+    /// from model.seed].
     #[arg(long, value_name = "DIR|FILE")]
     pub init: Option<PathBuf>,
     /// Folder for the model; must not be there, or be empty. It appears whole or not at all.

@@ -1,7 +1,5 @@
 //! The folder with the model.
 
-use std::fs;
-use std::io;
 use std::path::Path;
 
 use super::error::TrainFileError;
@@ -14,13 +12,9 @@ use crate::settings::Settings;
 
 /// Refuses a folder that holds something, before anything is learned.
 pub fn check_free(dir: &Path) -> Result<(), TrainFileError> {
-    match fs::read_dir(dir) {
-        Ok(mut entries) => match entries.next() {
-            None => Ok(()),
-            Some(_) => Err(TrainFileError::OutputInUse { path: dir.to_owned() }),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(TrainFileError::File { path: dir.to_owned(), source }),
+    match files::is_free(dir).map_err(TrainFileError::file(dir))? {
+        true => Ok(()),
+        false => Err(TrainFileError::OutputInUse { path: dir.to_owned() }),
     }
 }
 

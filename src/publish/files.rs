@@ -8,19 +8,20 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::thread;
 
 use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype as FileDtype, TensorView, serialize_to_file};
+use safetensors::tensor::{Dtype as FileDtype, Metadata, TensorInfo};
 use serde_json::json;
 
 use crate::contract::v1;
 use crate::model::{Dtype, HostTensor};
 use crate::settings::Settings;
+use crate::supervise::failpoint;
 
+use super::paged::PagedTensor;
 use super::{TRAINING_PREFIX, manifest};
 
 /// All serving tensors but LoRA.
@@ -36,27 +37,40 @@ pub const MANIFEST: &str = "manifest.json";
 
 const PEFT_PREFIX: &str = "base_model.model.";
 const LORA_PREFIX: &str = "projection.lora_";
+/// Of the data in a safetensors file, and so of its header's length.
+const ALIGNMENT: usize = 8;
 
 /// Writes a version's files into the empty folder `dir` and waits until they are on disk.
 pub fn write(dir: &Path, manifest: &v1::Manifest, tensors: &[HostTensor]) -> io::Result<()> {
+    let paged: Vec<PagedTensor> = tensors.iter().map(PagedTensor::from).collect();
+    write_paged(dir, manifest, &paged)?;
+    sync(dir)
+}
+
+/// As [`write()`], but that nothing is known to be on disk before [`sync`].
+pub(super) fn write_paged(dir: &Path, manifest: &v1::Manifest, tensors: &[PagedTensor]) -> io::Result<()> {
     let (training, serving): (Vec<_>, Vec<_>) =
         tensors.iter().partition(|tensor| tensor.name.starts_with(TRAINING_PREFIX));
     let (lora, model): (Vec<_>, Vec<_>) =
         serving.into_iter().partition(|tensor| tensor.name.starts_with(LORA_PREFIX));
-    let write_small = || {
-        write_tensors(&dir.join(ADAPTER), &lora, PEFT_PREFIX)?;
-        write_file(&dir.join(ADAPTER_CONFIG), adapter_config(manifest).as_bytes())?;
-        write_file(&dir.join(MANIFEST), manifest::to_json(manifest).as_bytes())
-    };
-    // Each waits for the disk: beside each other they wait once.
-    thread::scope(|scope| {
-        let small = scope.spawn(write_small);
-        if !training.is_empty() {
-            write_tensors(&dir.join(TRAINING), &training, "")?;
+    write_tensors(&dir.join(MODEL), model, "")?;
+    failpoint("version-half-written");
+    write_tensors(&dir.join(ADAPTER), lora, PEFT_PREFIX)?;
+    if !training.is_empty() {
+        write_tensors(&dir.join(TRAINING), training, "")?;
+    }
+    write_file(&dir.join(ADAPTER_CONFIG), adapter_config(manifest).as_bytes())?;
+    write_file(&dir.join(MANIFEST), manifest::to_json(manifest).as_bytes())
+}
+
+/// Waits until the files in `dir`, and their names, are on disk.
+pub(super) fn sync(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            File::open(entry.path())?.sync_all()?;
         }
-        write_tensors(&dir.join(MODEL), &model, "")?;
-        small.join().map_err(|_| io::Error::other("writing a version panicked"))?
-    })?;
+    }
     sync_dir(dir)
 }
 
@@ -77,6 +91,15 @@ pub fn write_folder(dir: &Path, manifest: &v1::Manifest, tensors: &[HostTensor])
     sync_dir(parent)
 }
 
+/// Whether nothing is in the way of a new folder: none is there, or an empty one.
+pub fn is_free(dir: &Path) -> io::Result<bool> {
+    match fs::read_dir(dir) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
 fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
@@ -84,7 +107,11 @@ fn parent(path: &Path) -> &Path {
 /// Reads the manifest of a version's folder.
 pub fn read_manifest(dir: &Path) -> io::Result<v1::Manifest> {
     let json = fs::read_to_string(dir.join(MANIFEST))?;
-    serde_json::from_str(&json).map_err(io::Error::other)
+    serde_json::from_str(&json).map_err(damaged)
+}
+
+fn damaged(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
 /// Reads the tensors of a model file, and of the adapter beside it if there is one, under the names
@@ -134,23 +161,35 @@ pub fn read_backbone(settings: &Settings) -> io::Result<Option<Vec<HostTensor>>>
     if path.is_empty() { Ok(None) } else { read_safetensors(Path::new(path)).map(Some) }
 }
 
-fn write_tensors(path: &Path, tensors: &[&HostTensor], prefix: &str) -> io::Result<()> {
-    let views = tensors.iter().map(|tensor| {
-        let view = TensorView::new(file_dtype(tensor.dtype), tensor.shape.clone(), &tensor.data);
-        view.map(|view| (format!("{prefix}{}", tensor.name), view))
+fn write_tensors(path: &Path, mut tensors: Vec<&PagedTensor>, prefix: &str) -> io::Result<()> {
+    // As the library orders them, whose own writer wants each tensor in one piece: wide elements
+    // first, so that all are aligned.
+    tensors.sort_by(|a, b| file_dtype(b.dtype).cmp(&file_dtype(a.dtype)).then_with(|| a.name.cmp(&b.name)));
+    let mut end = 0;
+    let infos = tensors.iter().map(|tensor| {
+        let start = end;
+        end += tensor.bytes();
+        let (dtype, shape) = (file_dtype(tensor.dtype), tensor.shape.clone());
+        (format!("{prefix}{}", tensor.name), TensorInfo { dtype, shape, data_offsets: (start, end) })
     });
-    let views = views.collect::<Result<Vec<_>, _>>().map_err(io::Error::other)?;
     // Loaders of the transformers family refuse a file that does not say whose layout it has.
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    // Not through memory: a model is large.
-    serialize_to_file(views, Some(metadata), path).map_err(io::Error::other)?;
-    File::open(path)?.sync_all()
+    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let metadata = Metadata::new(Some(format), infos.collect()).map_err(io::Error::other)?;
+    let mut header = serde_json::to_vec(&metadata)?;
+    header.resize(header.len().next_multiple_of(ALIGNMENT), b' ');
+    let mut file = BufWriter::new(File::create_new(path)?);
+    file.write_all(&(header.len() as u64).to_le_bytes())?;
+    file.write_all(&header)?;
+    for page in tensors.iter().flat_map(|tensor| &tensor.pages) {
+        file.write_all(page)?;
+    }
+    file.flush()
 }
 
 /// Reads the tensors of one file, under the names that it has them.
 pub fn read_safetensors(path: &Path) -> io::Result<Vec<HostTensor>> {
     let bytes = fs::read(path)?;
-    let file = SafeTensors::deserialize(&bytes).map_err(io::Error::other)?;
+    let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
     let tensors = file.iter().map(|(name, view)| {
         let dtype = model_dtype(view.dtype()).ok_or_else(|| {
             io::Error::other(format!("tensor '{name}' has dtype {:?}, models have F32 or F64", view.dtype()))
@@ -195,9 +234,7 @@ fn adapter_config(manifest: &v1::Manifest) -> String {
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create_new(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
+    File::create_new(path)?.write_all(bytes)
 }
 
 /// Makes the names in a folder durable, as [`File::sync_all`] does contents.
@@ -207,6 +244,9 @@ pub fn sync_dir(dir: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use safetensors::tensor::TensorView;
+
     use super::*;
 
     fn tensors() -> Vec<HostTensor> {
@@ -225,6 +265,36 @@ mod tests {
         read.sort_by(|a, b| a.name.cmp(&b.name));
         assert_eq!(read, tensors());
         assert_eq!(read_manifest(dir.path()).expect("read").version, 9);
+    }
+
+    /// The library's own writer wants each tensor in one piece, and so more memory.
+    #[test]
+    fn tensors_in_pages_give_the_bytes_that_the_library_gives_of_whole_ones() {
+        let pages = [&[1_u8; 16][..], &[2; 5], &[], &[3; 19]].map(Bytes::copy_from_slice);
+        let wide = PagedTensor {
+            name: "embeddings.video.weight".to_owned(),
+            dtype: Dtype::F64,
+            shape: vec![5, 1],
+            pages: pages.into(),
+        };
+        let tensors = [
+            HostTensor::from_u8("a", vec![7; 3]),
+            HostTensor::from_f64("empty", vec![0], &[]),
+            wide.clone().join(),
+            HostTensor::from_f32("b", vec![2], &[0.5, -1.0]),
+        ];
+        let views = tensors.each_ref().map(|tensor| {
+            let view = TensorView::new(file_dtype(tensor.dtype), tensor.shape.clone(), &tensor.data);
+            (format!("{PEFT_PREFIX}{}", tensor.name), view.expect("a tensor"))
+        });
+        let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        let expected = safetensors::serialize(views, Some(format)).expect("serialized");
+        let mut paged = tensors.each_ref().map(PagedTensor::from);
+        paged[2] = wide;
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let file = dir.path().join(MODEL);
+        write_tensors(&file, paged.iter().collect(), PEFT_PREFIX).expect("written");
+        assert_eq!(fs::read(&file).expect("read"), expected);
     }
 
     #[test]

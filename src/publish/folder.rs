@@ -10,9 +10,12 @@ use std::time::SystemTime;
 
 use crate::contract::v1;
 use crate::model::HostTensor;
+use crate::supervise::failpoint;
 use crate::telemetry::events::{FolderFaulty, NotRemoved};
 
+use super::disk::{self, Disk};
 use super::error::PublishError;
+use super::paged::PagedTensor;
 use super::pages::sha256;
 use super::{TRAINING_PREFIX, files, manifest};
 
@@ -34,6 +37,9 @@ pub struct Folder {
     dir: PathBuf,
     /// Names below `versions`, in the order in which they were put.
     placed: Vec<String>,
+    /// Versions that were moved out of the way to be removed.
+    removed: u64,
+    disk: Disk,
     _lock: File,
 }
 
@@ -52,12 +58,13 @@ impl Folder {
         for parent in [dir, &versions] {
             for entry in fs::read_dir(parent).map_err(PublishError::file(parent))?.flatten() {
                 if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
-                    remove(&entry.path());
+                    disk::remove(&entry.path());
                 }
             }
         }
         let placed = placed(&versions).map_err(PublishError::file(&versions))?;
-        Ok(Self { dir: dir.to_owned(), placed, _lock: lock })
+        let disk = Disk::new().map_err(PublishError::file(dir))?;
+        Ok(Self { dir: dir.to_owned(), placed, removed: 0, disk, _lock: lock })
     }
 
     fn versions(&self) -> PathBuf {
@@ -75,33 +82,42 @@ impl Folder {
         if Self::is_followed(dir) { current(dir).unwrap_or_else(|_| dir.to_owned()) } else { dir.to_owned() }
     }
 
-    /// The current version, if every tensor in it has the digest that its manifest says.
-    pub fn whole_current(&self, model: &str) -> Option<(v1::Manifest, Vec<HostTensor>)> {
-        if !self.dir.join(CURRENT).is_symlink() {
+    /// The version that the folder holds for `model`: the current one, if every tensor in it has the
+    /// digest that its manifest says, else the newest that does, which is current from now on. One
+    /// that is known to be damaged is not offered to readers any more.
+    pub fn take_up(&mut self, model: &str) -> Option<(v1::Manifest, Vec<HostTensor>)> {
+        let pointed = current(&self.dir).ok()?;
+        let error = match read_of(&pointed, model) {
+            Ok(version) => return Some(version),
+            Err(error) => error,
+        };
+        FolderFaulty { path: &pointed, reason: &error.to_string() }.emit();
+        if !is_damage(&error) {
             return None;
         }
-        let read = current(&self.dir).and_then(|path| {
-            let whole = read_whole(&path)?;
-            manifest::validate(&whole.0, model).map_err(io::Error::other)?;
-            Ok(whole)
+        let whole = self.placed.iter().rev().find_map(|name| {
+            let version = read_of(&self.versions().join(name), model).ok()?;
+            Some((name.clone(), version))
         });
-        match read {
-            Ok(version) => Some(version),
-            Err(reason) => {
-                let reason = reason.to_string();
-                FolderFaulty { path: &self.dir.join(CURRENT), reason: &reason }.emit();
-                None
-            }
+        let link = self.dir.join(CURRENT);
+        let (pointed, version) = match whole {
+            Some((name, version)) => (self.point_to(&name), Some(version)),
+            None => (fs::remove_file(&link), None),
+        };
+        if let Err(error) = pointed {
+            NotRemoved { path: &link, error: &error }.emit();
         }
+        version
     }
 
-    /// Writes a version, and makes it the current one if `check`, which runs meanwhile, lets it.
-    pub fn put(
+    /// Writes a version, and makes it the current one if `check`, which runs meanwhile, lets it; gives
+    /// what that gives.
+    pub fn put<T: Send>(
         &mut self,
         manifest: &v1::Manifest,
-        tensors: &[HostTensor],
-        check: impl FnOnce() -> Result<(), PublishError> + Send,
-    ) -> Result<(), PublishError> {
+        tensors: &[PagedTensor],
+        check: impl FnOnce() -> Result<T, PublishError> + Send,
+    ) -> Result<T, PublishError> {
         let versions = self.versions();
         let temporary = tempfile::Builder::new()
             .prefix(TEMPORARY)
@@ -109,18 +125,25 @@ impl Folder {
             .permissions(fs::Permissions::from_mode(0o777))
             .tempdir_in(&versions)
             .map_err(PublishError::file(&versions))?;
-        thread::scope(|scope| {
+        let checked = thread::scope(|scope| {
             let checked = scope.spawn(check);
-            let written = files::write(temporary.path(), manifest, tensors);
-            checked.join().unwrap_or_else(|panic| resume_unwind(panic))?;
-            written.map_err(PublishError::file(temporary.path()))
+            let written = files::write_paged(temporary.path(), manifest, tensors);
+            let checked = checked.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+            written.map_err(PublishError::file(temporary.path()))?;
+            Ok::<T, PublishError>(checked)
         })?;
+        failpoint("follow-before-name");
         let name = self.free_name(manifest.version);
         let path = versions.join(&name);
         fs::rename(temporary.path(), &path).map_err(PublishError::file(&path))?;
+        // Its name is gone: there is nothing to remove any more.
+        let _ = temporary.keep();
         self.placed.push(name.clone());
-        files::sync_dir(&versions).map_err(PublishError::file(&versions))?;
-        self.point_to(&name).map_err(PublishError::file(&self.dir.join(CURRENT)))
+        failpoint("follow-before-current");
+        self.point_to(&name).map_err(PublishError::file(&self.dir.join(CURRENT)))?;
+        failpoint("follow-after-current");
+        self.disk.sync(vec![path, versions, self.dir.clone()]);
+        Ok(checked)
     }
 
     /// The version's number, with a count behind it where a folder of that name is there: of a version
@@ -142,8 +165,7 @@ impl Folder {
             fs::remove_file(&link)?;
         }
         symlink(Path::new(VERSIONS).join(name), &link)?;
-        fs::rename(&link, self.dir.join(CURRENT))?;
-        files::sync_dir(&self.dir)
+        fs::rename(&link, self.dir.join(CURRENT))
     }
 
     /// Removes versions until `keep` are left: those that were current last.
@@ -151,10 +173,10 @@ impl Folder {
         let superseded = self.placed.len().saturating_sub(keep.max(1));
         for name in self.placed.drain(..superseded).collect::<Vec<_>>() {
             // In one step too: under its name a version is whole.
-            let aside = self.versions().join(format!("{TEMPORARY}removed"));
-            remove(&aside);
+            self.removed += 1;
+            let aside = self.versions().join(format!("{TEMPORARY}removed-{}", self.removed));
             match fs::rename(self.versions().join(name), &aside) {
-                Ok(()) => remove(&aside),
+                Ok(()) => self.disk.remove(aside),
                 Err(error) => NotRemoved { path: &aside, error: &error }.emit(),
             }
         }
@@ -225,195 +247,21 @@ fn read_whole(dir: &Path) -> io::Result<(v1::Manifest, Vec<HostTensor>)> {
     }
 }
 
-/// Removes a file or folder; what cannot be removed only takes space.
-fn remove(path: &Path) {
-    let removed =
-        if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-    match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            NotRemoved { path, error: &error }.emit();
-        }
-        _ => {}
-    }
+/// A whole version, if it is one of `model`.
+fn read_of(dir: &Path, model: &str) -> io::Result<(v1::Manifest, Vec<HostTensor>)> {
+    let whole = read_whole(dir)?;
+    manifest::validate(&whole.0, model).map_err(io::Error::other)?;
+    Ok(whole)
+}
+
+/// Whether a version that gave this error is not whole; else it could not be read, or is no version
+/// for this program.
+fn is_damage(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::InvalidData | io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof
+    )
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::BTreeSet;
-    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-    /// A version all of whose tensors are made of its number, one of them LoRA: in a file of its own.
-    fn version(number: u64) -> (v1::Manifest, Vec<HostTensor>) {
-        let values = vec![number as f64; 64];
-        let tensors = ["projection.lora_A.weight", "projection.weight"]
-            .map(|name| HostTensor::from_f64(name, vec![8, 8], &values))
-            .to_vec();
-        let mut manifest = super::super::registry::tests::manifest(number, v1::VersionKind::Serving);
-        let plan = super::super::pages::PagePlan::new(&tensors, 256, &Default::default());
-        manifest.tensors = plan.placed(&(0..plan.writes.len() as i64).collect::<Vec<_>>());
-        (manifest, tensors)
-    }
-
-    fn folder() -> (tempfile::TempDir, Folder) {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let folder = Folder::open(dir.path()).expect("opened");
-        (dir, folder)
-    }
-
-    fn put(folder: &mut Folder, number: u64) {
-        let (manifest, tensors) = version(number);
-        folder.put(&manifest, &tensors, || Ok(())).expect("put");
-    }
-
-    fn names(dir: &Path) -> BTreeSet<String> {
-        let entries = fs::read_dir(dir.join(VERSIONS)).expect("the versions");
-        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
-    }
-
-    fn named<const N: usize>(names: [&str; N]) -> BTreeSet<String> {
-        names.map(str::to_owned).into()
-    }
-
-    #[test]
-    fn current_points_to_the_version_put_last_and_older_ones_go() {
-        let (dir, mut folder) = folder();
-        for number in 1..=4 {
-            put(&mut folder, number);
-            folder.prune(2);
-        }
-        assert_eq!(folder.whole_current("m").expect("whole"), version(4));
-        assert_eq!(read_current(dir.path()).expect("whole"), version(4));
-        assert_eq!(names(dir.path()), named(["3", "4"]));
-        let mode = |path: &Path| fs::metadata(path).expect("a folder").permissions().mode();
-        let place = current(dir.path()).expect("a version");
-        assert_eq!(mode(&place), mode(&dir.path().join(VERSIONS)), "open to whom folders are");
-    }
-
-    #[test]
-    fn the_version_that_readers_may_still_hold_stays_also_where_a_pin_leads_back() {
-        let (dir, mut folder) = folder();
-        for number in [7, 8, 9, 2, 1] {
-            put(&mut folder, number);
-            folder.prune(2);
-        }
-        assert_eq!(names(dir.path()), named(["1", "2"]));
-        put(&mut folder, 2);
-        folder.prune(2);
-        assert_eq!(names(dir.path()), named(["1", "2-2"]));
-        assert_eq!(read_current(dir.path()).expect("whole"), version(2));
-        drop(folder);
-        let mut again = Folder::open(dir.path()).expect("opened again");
-        put(&mut again, 3);
-        again.prune(2);
-        assert_eq!(names(dir.path()), named(["2-2", "3"]));
-    }
-
-    #[test]
-    fn invariant_8_a_version_that_was_damaged_on_disk_is_not_whole() {
-        let (dir, mut folder) = folder();
-        put(&mut folder, 1);
-        let model = current(dir.path()).expect("a version").join(files::MODEL);
-        let mut bytes = fs::read(&model).expect("the model");
-        *bytes.last_mut().expect("not empty") ^= 1;
-        fs::write(&model, bytes).expect("damaged");
-        assert_eq!(folder.whole_current("m"), None);
-        let error = read_current(dir.path()).expect_err("damaged");
-        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
-        put(&mut folder, 1);
-        assert!(folder.whole_current("m").is_some());
-        assert_eq!(folder.whole_current("another"), None);
-    }
-
-    #[test]
-    fn what_a_killed_follower_left_is_removed_and_the_current_version_stays() {
-        let (dir, mut folder) = folder();
-        put(&mut folder, 1);
-        let leftover = dir.path().join(VERSIONS).join(".easq-killed");
-        fs::create_dir(&leftover).expect("a leftover");
-        drop(folder);
-        let reopened = Folder::open(dir.path()).expect("opened again");
-        assert!(!leftover.exists());
-        assert!(reopened.whole_current("m").is_some());
-    }
-
-    #[test]
-    fn invariant_8_a_version_that_does_not_pass_its_check_is_never_in_place() {
-        let (dir, mut folder) = folder();
-        put(&mut folder, 1);
-        let (manifest, tensors) = version(2);
-        let refused =
-            folder.put(&manifest, &tensors, || Err(super::super::manifest::ManifestError::Damaged.into()));
-        assert!(refused.is_err());
-        assert_eq!(read_current(dir.path()).expect("whole"), version(1));
-        assert_eq!(names(dir.path()), named(["1"]));
-    }
-
-    #[test]
-    fn one_follower_keeps_a_folder() {
-        let (dir, folder) = folder();
-        let refused = Folder::open(dir.path()).err().expect("it is taken");
-        assert!(refused.to_string().contains("another follower"), "{refused}");
-        drop(folder);
-        Folder::open(dir.path()).expect("it is free again");
-    }
-
-    /// What readers of [`race`] have found.
-    #[derive(Default)]
-    struct Seen {
-        whole: AtomicU64,
-        /// Reads that ended since the version was gone.
-        overtaken: AtomicU64,
-        is_over: AtomicBool,
-    }
-
-    const KEPT: u64 = 3;
-
-    /// Opens what `current` points to, then reads file after file of it, as rankers do.
-    fn race(dir: &Path, seen: &Seen) {
-        let mut newest = 0;
-        while !seen.is_over.load(Ordering::Relaxed) {
-            let path = current(dir).expect("`current` is never absent");
-            let number: u64 = path.file_name().expect("a name").to_string_lossy().parse().expect("a number");
-            assert!(number >= newest, "version {number} after {newest}");
-            newest = number;
-            match read_whole(&path) {
-                Ok(read) => {
-                    assert_eq!(read, version(number), "all files are of version {number}");
-                    seen.whole.fetch_add(1, Ordering::Relaxed);
-                }
-                Err(error) => {
-                    assert_eq!(error.kind(), io::ErrorKind::NotFound, "version {number}: {error}");
-                    let now = current(dir).expect("`current` is never absent");
-                    let now: u64 =
-                        now.file_name().expect("a name").to_string_lossy().parse().expect("a number");
-                    assert!(now >= number + KEPT, "version {number} is gone, {now} is current");
-                    seen.overtaken.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn invariant_8_readers_that_race_with_a_thousand_swaps_see_one_whole_version_each_time() {
-        let (dir, mut folder) = folder();
-        put(&mut folder, 1);
-        let seen = Seen::default();
-        thread::scope(|scope| {
-            let readers: Vec<_> = (0..4).map(|_| scope.spawn(|| race(dir.path(), &seen))).collect();
-            for number in 2..=1_001 {
-                put(&mut folder, number);
-                folder.prune(KEPT as usize);
-                if readers.iter().any(thread::ScopedJoinHandle::is_finished) {
-                    break;
-                }
-            }
-            seen.is_over.store(true, Ordering::Relaxed);
-        });
-        let (whole, overtaken) = (seen.whole.into_inner(), seen.overtaken.into_inner());
-        println!("{whole} whole versions read, {overtaken} reads overtaken by {KEPT} swaps");
-        assert!(whole > 1_000, "{whole} reads say little");
-        assert_eq!(read_current(dir.path()).expect("whole"), version(1_001));
-        assert_eq!(names(dir.path()), named(["999", "1000", "1001"]));
-    }
-}
+mod tests;

@@ -7,8 +7,10 @@
 //! ```
 //!
 //! A version is written into a folder of another name, which takes its own once everything in it is
-//! on disk and checked; then `current` is replaced in one step. So whoever opens `current` finds a whole
-//! version, whenever the follower is killed.
+//! there and checked; then `current` is replaced in one step. So whoever opens `current` finds a whole
+//! version, whenever the follower is killed. Only then is it written to the disk: all of it is in
+//! Kafka, and a follower that starts after a power failure makes the newest version current that it
+//! finds whole.
 //!
 //! A reader resolves `current` once ([`current()`](super::current)) and opens everything below the
 //! path it got, or takes all of it with [`read_current`](super::read_current). A version that is no
@@ -31,7 +33,8 @@ use crate::telemetry::events::{FollowerWaits, VersionFollowed, VersionFound, Ver
 use super::TRAINING_PREFIX;
 use super::error::{PublishError, Refusal};
 use super::folder::Folder;
-use super::page_reader::{PageReader, verify};
+use super::page_reader::PageReader;
+use super::paged::{PagedTensor, Verified};
 use super::pages::{Sha, sha256};
 use super::registry::RegistryReader;
 
@@ -105,6 +108,7 @@ pub struct Follower {
     keep: usize,
     current: Option<u64>,
     at_hand: HashMap<Sha, Bytes>,
+    verified: Verified,
     refused: Option<Refused>,
     /// When brokers that gave no answer are asked again.
     outage: Option<Instant>,
@@ -154,11 +158,12 @@ impl Follower {
             keep: keep.max(1),
             current: None,
             at_hand: HashMap::new(),
+            verified: Verified::default(),
             refused: None,
             outage: None,
         };
-        if let Some((manifest, tensors)) = follower.folder.whole_current(&settings.model.name) {
-            follower.hold(&manifest, &tensors);
+        if let Some((manifest, tensors)) = follower.folder.take_up(&settings.model.name) {
+            follower.hold(&manifest, &cut(&manifest, &tensors));
             // Of these the tensors were checked, not the pages one by one.
             follower.at_hand.retain(|sha, bytes| sha256(bytes) == *sha);
             VersionFound { version: manifest.version, created_ms: manifest.created_at_ms }.emit();
@@ -258,7 +263,9 @@ impl Follower {
         };
         let served = |name: &str| !name.starts_with(TRAINING_PREFIX);
         let loaded = pages.fetch(manifest, &self.at_hand, served)?;
-        self.folder.put(manifest, &loaded.tensors, || Ok(verify(manifest, &loaded.tensors)?))?;
+        let verified = &self.verified;
+        let verified =
+            self.folder.put(manifest, &loaded.tensors, || Ok(verified.next(manifest, &loaded.tensors)?))?;
         let delay = registry.pointed_at_ms().map(since);
         VersionFollowed {
             version: wanted,
@@ -271,6 +278,7 @@ impl Follower {
         }
         .emit();
         self.hold(manifest, &loaded.tensors);
+        self.verified = verified;
         self.folder.prune(self.keep);
         Ok(FollowEvent::Loaded { manifest: manifest.clone(), pages_read: loaded.pages_read })
     }
@@ -292,22 +300,29 @@ impl Follower {
     }
 
     /// Keeps the pages of the version that is in place now. Each of them has been checked.
-    fn hold(&mut self, manifest: &v1::Manifest, tensors: &[HostTensor]) {
+    fn hold(&mut self, manifest: &v1::Manifest, tensors: &[PagedTensor]) {
         self.current = Some(manifest.version);
         self.refused = None;
         self.at_hand.clear();
         for tensor in tensors {
             let described = manifest.tensors.iter().find(|described| described.name == tensor.name);
-            let mut start = 0;
-            for page in described.into_iter().flat_map(|described| &described.pages) {
-                let end = tensor.data.len().min(start + page.length as usize);
+            let pages = described.into_iter().flat_map(|described| &described.pages);
+            for (page, bytes) in pages.zip(&tensor.pages) {
                 if let Ok(sha) = Sha::try_from(page.sha256.as_ref()) {
-                    self.at_hand.insert(sha, tensor.data.slice(start..end));
+                    self.at_hand.insert(sha, bytes.clone());
                 }
-                start = end;
             }
         }
     }
+}
+
+/// Tensors from the disk, in the pages of their manifest.
+fn cut(manifest: &v1::Manifest, tensors: &[HostTensor]) -> Vec<PagedTensor> {
+    let cut = |tensor: &HostTensor| {
+        let described = manifest.tensors.iter().find(|described| described.name == tensor.name);
+        PagedTensor::cut(tensor, described.map_or(&[], |described| &described.pages))
+    };
+    tensors.iter().map(cut).collect()
 }
 
 /// The time that has passed since `at_ms` by the clock of this machine.

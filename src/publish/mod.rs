@@ -9,6 +9,7 @@
 
 pub(crate) mod candidate;
 pub(crate) mod commands;
+mod disk;
 pub(crate) mod error;
 pub mod files;
 pub(crate) mod folder;
@@ -18,6 +19,7 @@ pub(crate) mod keep;
 mod limit;
 pub mod manifest;
 pub mod page_reader;
+mod paged;
 pub(crate) mod pages;
 pub(crate) mod publisher;
 pub mod registry;

@@ -11,6 +11,7 @@ use crate::model::HostTensor;
 use crate::settings::Settings;
 
 use super::error::PublishError;
+use super::paged::{PagedTensor, Verified};
 use super::pages::{self, PageError, Sha};
 
 /// Reading on over this many records costs less than beginning anew at an offset.
@@ -27,10 +28,10 @@ const ASK_AFTER: Duration = Duration::from_secs(2);
 /// one, on the connection that answers one after the other.
 const TUNING: [(&str, &str); 1] = [("fetch.wait.max.ms", "5")];
 
-/// What [`PageReader::load`] gave.
-pub struct Loaded {
+/// What [`PageReader::fetch`] gave.
+pub(super) struct Fetched {
     /// In the order of the manifest.
-    pub tensors: Vec<HostTensor>,
+    pub tensors: Vec<PagedTensor>,
     /// Pages that were not at hand.
     pub pages_read: usize,
     /// Their bytes.
@@ -125,54 +126,45 @@ impl PageReader {
         Err(PublishError::PageTimeout { topic: self.topic.clone(), offset, seconds: SILENCE.as_secs() })
     }
 
-    /// Loads the tensors of `manifest` that `wanted` names, each checked. Pages whose digest is in
-    /// `at_hand` are not read.
+    /// Loads the tensors of `manifest` that `wanted` names, each checked.
     ///
     /// # Errors
     /// As [`PageReader::read`], and a tensor whose pages are not what it should be.
     pub fn load(
         &mut self,
         manifest: &v1::Manifest,
-        at_hand: &HashMap<Sha, Bytes>,
         wanted: impl Fn(&str) -> bool,
-    ) -> Result<Loaded, PublishError> {
-        let loaded = self.fetch(manifest, at_hand, wanted)?;
-        verify(manifest, &loaded.tensors)?;
-        Ok(loaded)
+    ) -> Result<Vec<HostTensor>, PublishError> {
+        let tensors = self.fetch(manifest, &HashMap::new(), wanted)?.tensors;
+        Verified::default().next(manifest, &tensors)?;
+        Ok(tensors.into_iter().map(PagedTensor::join).collect())
     }
 
-    /// As [`PageReader::load`], but for the check of the tensors as a whole: [`verify`].
+    /// As [`PageReader::load`], but for the check of the tensors as a whole, which is
+    /// [`Verified::next`]. Pages whose digest is in `at_hand` are not read.
     pub(super) fn fetch(
         &mut self,
         manifest: &v1::Manifest,
         at_hand: &HashMap<Sha, Bytes>,
         wanted: impl Fn(&str) -> bool,
-    ) -> Result<Loaded, PublishError> {
+    ) -> Result<Fetched, PublishError> {
         let tensors: Vec<&v1::Tensor> =
             manifest.tensors.iter().filter(|tensor| wanted(&tensor.name)).collect();
         let pages =
             || tensors.iter().flat_map(|tensor| tensor.pages.iter().map(|page| (tensor.name.as_str(), page)));
         let read = self.read(pages().filter(|(_, page)| find(at_hand, page).is_none()))?;
         let content = |page: &v1::Page| find(&read, page).or_else(|| find(at_hand, page)).cloned();
-        let loaded = tensors.iter().map(|tensor| pages::join(tensor, content));
-        let loaded = loaded.collect::<Result<Vec<_>, _>>()?;
+        let paged = tensors.iter().map(|tensor| PagedTensor::new(tensor, content));
+        let paged = paged.collect::<Result<Vec<_>, _>>()?;
         let reused = pages().filter(|(_, page)| find(at_hand, page).is_some());
-        Ok(Loaded {
-            tensors: loaded,
+        Ok(Fetched {
+            tensors: paged,
             pages_read: read.len(),
             bytes_read: read.values().map(|bytes| bytes.len() as u64).sum(),
             pages_reused: reused.clone().count(),
             bytes_reused: reused.map(|(_, page)| page.length).sum(),
         })
     }
-}
-
-/// Whether tensors are those of the same names in `manifest`.
-pub(super) fn verify(manifest: &v1::Manifest, tensors: &[HostTensor]) -> Result<(), PageError> {
-    tensors.iter().try_for_each(|tensor| {
-        let described = manifest.tensors.iter().find(|described| described.name == tensor.name);
-        described.map_or(Ok(()), |described| pages::verify(described, tensor))
-    })
 }
 
 fn find<'a>(contents: &'a HashMap<Sha, Bytes>, page: &v1::Page) -> Option<&'a Bytes> {

@@ -6,12 +6,12 @@
 
 use std::collections::HashMap;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::contract::v1;
-use crate::model::{Dtype, HostTensor};
+use crate::model::HostTensor;
 
 pub type Sha = [u8; 32];
 
@@ -216,7 +216,8 @@ pub fn verify_page(tensor: &str, page: &v1::Page, bytes: &[u8]) -> Result<Sha, P
     Ok(sha)
 }
 
-fn verify_length(tensor: &str, page: &v1::Page, bytes: &[u8]) -> Result<(), PageError> {
+/// Whether `bytes` are as many as the page that a manifest names has.
+pub fn verify_length(tensor: &str, page: &v1::Page, bytes: &[u8]) -> Result<(), PageError> {
     let (found, expected) = (bytes.len() as u64, page.length);
     if found != expected {
         return Err(PageError::Length { tensor: tensor.to_owned(), offset: page.offset, found, expected });
@@ -224,42 +225,11 @@ fn verify_length(tensor: &str, page: &v1::Page, bytes: &[u8]) -> Result<(), Page
     Ok(())
 }
 
-/// Puts a tensor together from the bytes that `page` finds, checking every length. It is not that of
-/// the manifest before [`verify`] has said so. The manifest has passed [`super::manifest::validate`].
-pub fn join(tensor: &v1::Tensor, page: impl Fn(&v1::Page) -> Option<Bytes>) -> Result<HostTensor, PageError> {
-    let length: u64 = tensor.pages.iter().map(|page| page.length).sum();
-    let mut data = BytesMut::with_capacity(length as usize);
-    for described in &tensor.pages {
-        let missing = || PageError::Missing { tensor: tensor.name.clone(), offset: described.offset };
-        let bytes = page(described).ok_or_else(missing)?;
-        verify_length(&tensor.name, described, &bytes)?;
-        data.extend_from_slice(&bytes);
-    }
-    let dtype = Dtype::parse(&tensor.dtype)
-        .ok_or_else(|| PageError::Dtype { tensor: tensor.name.clone(), dtype: tensor.dtype.clone() })?;
-    let shape = tensor.shape.iter().map(|&size| size as usize).collect();
-    Ok(HostTensor { name: tensor.name.clone(), dtype, shape, data: data.freeze() })
-}
-
-/// Whether a tensor that [`join`] has put together is the one that a manifest names: by its digest,
-/// which covers all of its pages (invariant 8).
-pub fn verify(tensor: &v1::Tensor, joined: &HostTensor) -> Result<(), PageError> {
-    if sha256(&joined.data)[..] == tensor.sha256[..] {
-        return Ok(());
-    }
-    // Which page it is, if it is one.
-    let mut start = 0;
-    for page in &tensor.pages {
-        let end = start + page.length as usize;
-        verify_page(&tensor.name, page, &joined.data[start..end])?;
-        start = end;
-    }
-    Err(PageError::TensorDigest { tensor: tensor.name.clone() })
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::paged::{PagedTensor, Verified};
     use super::*;
+    use crate::model::Dtype;
 
     fn tensor(name: &str, data: Vec<u8>) -> HostTensor {
         HostTensor { name: name.to_owned(), dtype: Dtype::U8, shape: vec![data.len()], data: data.into() }
@@ -278,8 +248,10 @@ mod tests {
     }
 
     fn load(tensor: &v1::Tensor, log: &HashMap<i64, Bytes>) -> Result<HostTensor, PageError> {
-        let joined = join(tensor, |page| log.get(&page.offset).cloned())?;
-        verify(tensor, &joined).map(|()| joined)
+        let paged = PagedTensor::new(tensor, |page| log.get(&page.offset).cloned())?;
+        let manifest = v1::Manifest { tensors: vec![tensor.clone()], ..v1::Manifest::default() };
+        Verified::default().next(&manifest, std::slice::from_ref(&paged))?;
+        Ok(paged.join())
     }
 
     fn two_tensors() -> Vec<HostTensor> {

@@ -1,6 +1,6 @@
 //! A version made visible: pages, manifest and pointers in one transaction.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -166,11 +166,11 @@ impl Publisher {
         let Some(manifest) = gate::way_back(self.registry(), candidate.step, since_ms).cloned() else {
             return Ok(None);
         };
-        match self.pages.load(&manifest, &HashMap::new(), |_| true) {
-            Ok(loaded) => {
+        match self.pages.load(&manifest, |_| true) {
+            Ok(tensors) => {
                 self.refused = 0;
                 self.parent = Some(manifest.version);
-                Ok(Some(WayBack { manifest, tensors: loaded.tensors }))
+                Ok(Some(WayBack { manifest, tensors }))
             }
             // After the next refusal then.
             Err(error) if error.is_outage() => Ok(None),

@@ -1,6 +1,5 @@
 //! From ownership to the first step.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::contract::v1;
@@ -84,7 +83,7 @@ fn try_start(settings: &Settings, halt: &StopToken) -> Result<Started, TrainerEr
         Some(manifest) => {
             resume::check_model(manifest, settings)?;
             let mut pages = PageReader::new(settings, "checkpoint pages")?;
-            let tensors = pages.load(manifest, &HashMap::new(), |_| true)?.tensors;
+            let tensors = pages.load(manifest, |_| true)?;
             let restored = Trainer::restore(settings, tensors).and_then(|trainer| match backbone {
                 Some(backbone) => trainer.check_backbone(backbone).map(|()| trainer),
                 None => Ok(trainer),
@@ -123,11 +122,7 @@ fn set_references(
     parent: Option<u64>,
 ) -> Result<(), TrainerError> {
     let mut pages = PageReader::new(settings, "reference pages")?;
-    let mut load = |manifest: &v1::Manifest| {
-        pages
-            .load(manifest, &HashMap::new(), |name| !name.starts_with(TRAINING_PREFIX))
-            .map(|loaded| loaded.tensors)
-    };
+    let mut load = |manifest: &v1::Manifest| pages.load(manifest, |name| !name.starts_with(TRAINING_PREFIX));
     let failed = |version: u64| move |source| TrainerError::Reference { version, source };
     if let Some(production) = registry.production_manifest() {
         let version = production.version;

@@ -1,7 +1,6 @@
 //! A ranker beside it all: follows the versions and checks that each one it sees is whole
 //! (invariant 8).
 
-use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -78,7 +77,7 @@ impl Rolling {
         let registry = lineage::registry(&settings);
         let mut pages = PageReader::new(&settings, "chaos pages").expect("a valid configuration");
         for (version, manifest) in &registry.versions {
-            if let Err(error) = pages.load(manifest, &HashMap::new(), |_| true) {
+            if let Err(error) = pages.load(manifest, |_| true) {
                 self.fault(format!("version {version} cannot be loaded: {error}"));
             }
         }

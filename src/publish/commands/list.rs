@@ -12,6 +12,7 @@ use crate::settings::Settings;
 use crate::supervise::StopToken;
 
 use super::CommandError;
+use super::export::{self, ExportArgs, Named};
 use super::pin::{self, AcceptArgs, Direction, PinArgs};
 
 /// What to do with a model's versions.
@@ -21,6 +22,8 @@ pub enum ModelCommand {
     List(ListArgs),
     /// Print the manifest of a version as JSON.
     Show(ShowArgs),
+    /// Write one version as a folder, in the files that a follower keeps of it.
+    Export(ExportArgs),
     /// Make readers follow a version that is newer than the one they follow, or stay with that one.
     ///
     /// It is pinned: the trainer goes on learning and goes on moving production, which readers follow again
@@ -60,17 +63,14 @@ pub fn model(
     match command {
         ModelCommand::Promote(args) => pin::pin(settings, args, Direction::Promote, stop, out),
         ModelCommand::Rollback(args) => pin::pin(settings, args, Direction::Rollback, stop, out),
+        ModelCommand::Export(args) => export::export(settings, args, stop, out),
         ModelCommand::Unpin => pin::unpin(settings, stop, out),
         ModelCommand::AcceptStream(args) => pin::accept_stream(settings, args, stop, out),
         ModelCommand::List(ListArgs { json: true }) => list_json(&registry()?, out),
         ModelCommand::List(ListArgs { json: false }) => list_table(&registry()?, out),
         ModelCommand::Show(ShowArgs { version }) => {
-            let registry = registry()?;
-            let found = registry.versions.get(version).ok_or_else(|| CommandError::NoVersion {
-                model: settings.model.name.clone(),
-                version: *version,
-            })?;
-            Ok(out.write_all(manifest::to_json(found).as_bytes())?)
+            let found = export::find(settings, &registry()?, Some(Named::Number(*version)))?;
+            Ok(out.write_all(manifest::to_json(&found).as_bytes())?)
         }
     }
 }
@@ -83,7 +83,7 @@ fn pointers(registry: &Registry, version: u64) -> Vec<&'static str> {
     named.into_iter().filter(|(points, _)| *points).map(|(_, name)| name).collect()
 }
 
-fn kind(manifest: &v1::Manifest) -> &'static str {
+pub(super) fn kind(manifest: &v1::Manifest) -> &'static str {
     match manifest.kind() {
         v1::VersionKind::Checkpoint => "checkpoint",
         v1::VersionKind::Serving | v1::VersionKind::Unspecified => "serving",

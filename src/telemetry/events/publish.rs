@@ -102,6 +102,18 @@ impl NotRemoved<'_> {
     }
 }
 
+/// Nobody knows whether a version that is in place would outlive a power failure.
+pub struct NotOnDisk<'a> {
+    pub path: &'a Path,
+    pub error: &'a io::Error,
+}
+
+impl NotOnDisk<'_> {
+    pub fn emit(self) {
+        warn!(path = %self.path.display(), "in place, and perhaps not on disk: {}", self.error);
+    }
+}
+
 /// A published version did not become production.
 pub struct VersionNotPromoted<'a> {
     pub version: u64,
