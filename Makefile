@@ -75,7 +75,7 @@ compare: setup-build ## Rank the method, its baselines and ablations on the synt
 
 .PHONY: poison
 poison: setup-build ## Poison streams of the synthetic world, and see what the gate lets through (ARGS=--ungated)
-	cargo run --release $(FEATURES) -- poison --views 384000 --output build/poison.json $(ARGS)
+	cargo run --release $(FEATURES) -- poison --output build/poison.json $(ARGS)
 
 .PHONY: bench
 bench: setup-build setup-kafka ## Measure what speed depends on (ARGS=... for criterion, RESTARTS=10 of a joiner, UPDATES=200 of a model)

@@ -79,6 +79,9 @@ fn poison_is_refused_taken_back_and_forgotten_and_a_person_may_accept_it() {
     samples.write(200);
     everything_is_read(&line);
     assert_eq!(serving(&production(&line)), serving(parent), "nothing is learned of it");
+    let registered = registry(&line.settings());
+    let newest = registered.versions.keys().next_back().copied();
+    assert_eq!(registered.followed(), newest, "what has learned nothing of it goes on passing");
     let skipped = History::read(&line.settings()).versions;
     let held_out = skipped.iter().flat_map(|manifest| &manifest.inputs).flat_map(|input| &input.skipped);
     assert!(held_out.clone().any(|range| range.reason == "held out: the stream was suspect"));

@@ -91,8 +91,11 @@ impl Trainer {
         self.references.has_production() && self.watch.is_suspect()
     }
 
+    /// From the warm-up on; and before it where training went back to there, else a suspicion would
+    /// never end.
     fn is_watching(&self) -> bool {
-        self.steps >= self.warmup_steps && self.references.has_production()
+        let is_time = self.steps >= self.warmup_steps || self.watch.is_suspect();
+        is_time && self.references.has_production()
     }
 
     /// Why nothing is to be learned now; None while the stream is trusted.

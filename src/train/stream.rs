@@ -316,7 +316,8 @@ impl StreamWatch {
     /// A person has said that what the stream is like now is how it is from now on. False when that
     /// was heard already.
     pub fn accept(&mut self, written_at_ms: i64) -> bool {
-        if written_at_ms <= self.accepted_at_ms {
+        // Not by which is later: people write it by clocks of their own.
+        if written_at_ms == self.accepted_at_ms {
             return false;
         }
         self.accepted_at_ms = written_at_ms;

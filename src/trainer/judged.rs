@@ -25,6 +25,13 @@ pub struct Judged {
     was_suspect: bool,
 }
 
+impl Judged {
+    /// Of a checkpoint that training went back to, when it goes on from one.
+    pub fn resumed(passed_step: Option<u64>) -> Self {
+        Self { passed_step, ..Self::default() }
+    }
+}
+
 impl Learner {
     /// A sample of a suspect stream: scored, not learned, named as skipped.
     pub(super) fn hold_out(&mut self, kind: &'static str, partition: &Partition, offset: i64) {

@@ -84,7 +84,7 @@ impl Learner {
             event_time_watermark_ms: learned.event_time_watermark_ms,
             bad_batches: BadRun::new(settings.train.max_bad_batches),
             is_publishing: false,
-            judged: Judged::default(),
+            judged: Judged::resumed(learned.passed_step),
             settings: settings.clone(),
         }
     }
@@ -101,10 +101,7 @@ impl Learner {
             self.publish_if_due();
             self.receive()?;
         }
-        if !self.connections.halt.is_stopped() && self.schedule.is_checkpoint_stale() {
-            self.publish_last();
-        }
-        Ok(())
+        self.publish_last()
     }
 
     /// Takes in one arrival, or waits until something else may be due.
@@ -303,22 +300,25 @@ impl Learner {
         }
     }
 
-    /// The checkpoint of a clean end. The groups of the open micro-batch are not in it: they lie
-    /// beyond its offsets and are read again.
-    fn publish_last(&mut self) {
-        self.wait_for_publisher();
-        if !self.connections.halt.is_stopped() {
-            self.cut(VersionKind::Checkpoint, Instant::now());
-            self.wait_for_publisher();
+    /// The checkpoint of a clean end; another one where the gate's verdict on it, or on the version
+    /// before, changes what there is to keep. The groups of the open micro-batch are not in it: they
+    /// lie beyond its offsets and are read again.
+    fn publish_last(&mut self) -> Result<(), TrainerError> {
+        while !self.connections.halt.is_stopped() && self.schedule.is_checkpoint_stale() {
+            if !self.is_publishing {
+                self.cut(VersionKind::Checkpoint, Instant::now());
+            }
+            self.wait_for_publisher()?;
         }
+        Ok(())
     }
 
-    fn wait_for_publisher(&mut self) {
+    fn wait_for_publisher(&mut self) -> Result<(), TrainerError> {
         while self.is_publishing {
             // Waiting for the brokers is no hang.
             self.connections.beat.beat();
             match self.connections.published.recv_timeout(SLICE) {
-                Ok(_) => self.is_publishing = false,
+                Ok(published) => self.published(published)?,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     self.is_publishing = false;
@@ -326,6 +326,7 @@ impl Learner {
                 }
             }
         }
+        Ok(())
     }
 
     fn report(&self, report: &StepReport, elapsed: Duration) {

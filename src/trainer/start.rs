@@ -36,6 +36,8 @@ pub struct Learned {
     pub event_time_watermark_ms: i64,
     /// Whether it comes from a checkpoint.
     pub is_resumed: bool,
+    /// Steps of the checkpoint where it passed the gate though the stream was suspect.
+    pub passed_step: Option<u64>,
 }
 
 /// How long one question to the brokers may take.
@@ -109,9 +111,18 @@ fn try_start(settings: &Settings, halt: &StopToken) -> Result<Started, TrainerEr
     set_references(&mut trainer, settings, &registry.registry, parent)?;
     TrainingBegins { model, checkpoint: parent, step: trainer.steps() }.emit();
     let publisher = Publisher::new(settings, producer, registry, parent, halt)?;
+    let passed_step = passed_step(checkpoint.as_deref(), &trainer);
     let event_time_watermark_ms = checkpoint.map_or(0, |manifest| manifest.event_time_watermark_ms);
-    let learned = Learned { trainer, progress, event_time_watermark_ms, is_resumed: parent.is_some() };
+    let is_resumed = parent.is_some();
+    let learned = Learned { trainer, progress, event_time_watermark_ms, is_resumed, passed_step };
     Ok(Started { learned, publisher, groups, pairs })
+}
+
+/// A checkpoint of a suspect stream has passed only where training had gone back: then it has learned
+/// nothing of that, and the next version has not either.
+fn passed_step(checkpoint: Option<&v1::Manifest>, trainer: &Trainer) -> Option<u64> {
+    let has_passed = |manifest: &&v1::Manifest| manifest.gate.as_ref().is_some_and(|gate| gate.promoted);
+    checkpoint.filter(has_passed).filter(|_| trainer.suspicion().is_some()).map(|manifest| manifest.step)
 }
 
 /// Loads production and the anchors, beside which the model is measured.

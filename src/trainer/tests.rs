@@ -71,7 +71,8 @@ impl Running {
         {
             progress.add(partition);
         }
-        let learned = Learned { trainer, progress, event_time_watermark_ms: 0, is_resumed: false };
+        let learned =
+            Learned { trainer, progress, event_time_watermark_ms: 0, is_resumed: false, passed_step: None };
         let settings = settings.clone();
         let learner = thread::spawn(move || Learner::new(&settings, learned, connections).run());
         Self { groups, pairs, candidates, published, stop, learner }
@@ -213,13 +214,17 @@ fn invariant_7_samples_of_a_suspect_stream_are_skipped_by_name_until_it_is_trust
     assert_eq!(last.suspicion, None);
 }
 
-#[test]
-fn invariant_7_going_back_is_a_gap_and_the_next_version_is_the_checkpoint_that_passed() {
+/// Versions as often as there is something to say.
+fn judged_settings() -> Settings {
     let mut settings = learner_settings(Dpo::Live);
     settings.gate.warmup_steps = 0;
     (settings.publish.interval_ms, settings.train.batch_age_ms) = (1, 3_600_000);
-    let passed = Trainer::new(&settings).expect("a CPU");
-    let tensors = || [passed.serving_tensors(), passed.training_state()].concat();
+    settings
+}
+
+/// A checkpoint without any step, version 9, that had read 5 groups and 2 pairs.
+fn way_back(settings: &Settings) -> WayBack {
+    let passed = Trainer::new(settings).expect("a CPU");
     let at = |partition: Partition, next_offset: i64, samples| v1::LearnedRange {
         topic: partition.topic.to_string(),
         partition: partition.number,
@@ -230,33 +235,78 @@ fn invariant_7_going_back_is_a_gap_and_the_next_version_is_the_checkpoint_that_p
     let manifest = v1::Manifest {
         version: 9,
         event_time_watermark_ms: 3,
-        inputs: vec![at(group_partition(&settings), 5, 4), at(pair_partition(&settings, 0), 2, 2)],
+        inputs: vec![at(group_partition(settings), 5, 4), at(pair_partition(settings, 0), 2, 2)],
         ..v1::Manifest::default()
     };
+    let tensors = [passed.serving_tensors(), passed.training_state()].concat();
+    WayBack { manifest: Arc::new(manifest), tensors }
+}
 
-    let running = Running::start(&settings, suspicious(&settings));
-    (0..16_u32).for_each(|i| running.group(&settings, i.into(), group(i.into())));
-    (0..3).for_each(|i| running.pair(&settings, 0, i, pair(i.unsigned_abs())));
+/// A learner of a suspect stream that has cut a version and has more to say: 16 groups and 4 pairs.
+fn refused(settings: &Settings) -> Running {
+    let running = Running::start(settings, suspicious(settings));
+    (0..16_u32).for_each(|i| running.group(settings, i.into(), group(i.into())));
+    (0..3).for_each(|i| running.pair(settings, 0, i, pair(i.unsigned_abs())));
     let refused = running.candidates.recv_timeout(DEADLINE).expect("a version");
     let suspicion = refused.suspicion.expect("what it learned is suspect");
     assert!(suspicion.reasons[0].contains("feature"), "{suspicion:?}");
-    running.publish(Some(WayBack { manifest: Arc::new(manifest), tensors: tensors() }));
+    running.pair(settings, 0, 3, pair(3));
+    running
+}
 
-    let back = running.candidates.recv_timeout(DEADLINE).expect("a version");
+/// It is the checkpoint of [`way_back`], and names what it passes over.
+#[track_caller]
+fn assert_went_back(back: &Candidate, settings: &Settings) {
     assert_eq!((back.kind, back.step, back.suspicion.as_ref()), (v1::VersionKind::Checkpoint, 0, None));
     let serving = |tensors: &[HostTensor]| -> Vec<HostTensor> {
         tensors.iter().filter(|tensor| !tensor.name.starts_with("training.")).cloned().collect()
     };
-    assert_eq!(serving(&back.tensors), serving(&tensors()));
+    assert_eq!(serving(&back.tensors), serving(&way_back(settings).tensors));
     let gaps = |partition: &Partition| -> Vec<(i64, i64, String)> {
-        let gaps = &learned(&back, partition).gaps;
+        let gaps = &learned(back, partition).gaps;
         gaps.iter().map(|gap| (gap.from_offset, gap.to_offset, gap.reason.clone())).collect()
     };
     const REASON: &str = "passed over: training went back to version 9";
-    assert_eq!(gaps(&group_partition(&settings)), [(5, 16, REASON.to_owned())]);
-    assert_eq!(gaps(&pair_partition(&settings, 0)), [(2, 3, REASON.to_owned())]);
-    assert_eq!(learned(&back, &group_partition(&settings)).samples, 4);
+    assert_eq!(gaps(&group_partition(settings)), [(5, 16, REASON.to_owned())]);
+    assert_eq!(gaps(&pair_partition(settings, 0)), [(2, 4, REASON.to_owned())]);
+    assert_eq!(learned(back, &group_partition(settings)).samples, 4);
+}
+
+#[test]
+fn invariant_7_going_back_is_a_gap_and_the_next_version_is_the_checkpoint_that_passed() {
+    let settings = judged_settings();
+    let running = refused(&settings);
+    running.publish(Some(way_back(&settings)));
+    let back = running.candidates.recv_timeout(DEADLINE).expect("a version");
+    assert_went_back(&back, &settings);
+    running.publish(None);
+    running.stop.stop();
+    running.learner.join().expect("no panic").expect("a clean end: the checkpoint has all there is");
+}
+
+#[test]
+fn invariant_7_a_clean_stop_goes_back_first_where_the_gate_says_so_of_the_version_before() {
+    let settings = judged_settings();
+    let running = refused(&settings);
+    running.stop.stop();
+    running.publish(Some(way_back(&settings)));
+    let back = running.candidates.recv_timeout(DEADLINE).expect("the last checkpoint");
+    assert_went_back(&back, &settings);
+    running.publish(None);
+    running.learner.join().expect("no panic").expect("a clean end");
+}
+
+#[test]
+fn a_clean_stop_whose_checkpoint_is_given_up_leaves_the_one_that_passed() {
+    let settings = judged_settings();
+    let running = refused(&settings);
     running.stop.stop();
     running.publish(None);
-    running.learner.join().expect("no panic").expect("a clean end: the checkpoint has all there is");
+    let last = running.candidates.recv_timeout(DEADLINE).expect("the last checkpoint");
+    assert!(last.suspicion.is_some());
+    running.publish(Some(way_back(&settings)));
+    let back = running.candidates.recv_timeout(DEADLINE).expect("one more");
+    assert_went_back(&back, &settings);
+    running.publish(None);
+    running.learner.join().expect("no panic").expect("a clean end");
 }

@@ -185,3 +185,21 @@ fn a_model_that_goes_back_keeps_what_is_known_about_the_stream_and_the_anchors_f
     back.set_anchors(&[5]);
     assert_eq!(back.beside_anchor(), None, "version 5 is of what was given up");
 }
+
+#[test]
+fn a_model_that_goes_back_to_before_the_warm_up_is_watched_until_the_stream_is_trusted() {
+    let mut settings = judged_settings();
+    let mut before = with_production(&settings);
+    let passed = checkpoint(&before);
+    (10_000..10_200).for_each(|i| _ = offer(&mut before, &answer(i)));
+    (20_000..20_100).for_each(|i| _ = offer(&mut before, &inverted(i)));
+    assert!(before.suspicion().is_some());
+
+    settings.gate.warmup_steps = 1_000;
+    let mut back = Trainer::restore(&settings, passed).expect("it fits");
+    back.succeed(before, 3).expect("its own tensors");
+    assert!(back.steps() < 1_000 && back.examine(&groups(0)), "groups are held out too");
+    (30_000..30_100).for_each(|i| assert_eq!(offer(&mut back, &inverted(i)), Offered::HeldOut));
+    (40_000..40_100).for_each(|i| _ = offer(&mut back, &answer(i)));
+    assert_eq!(back.suspicion(), None, "it ends by itself");
+}

@@ -137,6 +137,7 @@ fn what_is_accepted_becomes_the_long_run_once() {
     features(&mut watch, 100, 100.0);
     assert_eq!(signals(&watch), [], "it is as it was when it was accepted");
     assert!(!watch.accept(77), "the same word is heard once");
+    assert!(watch.clone().accept(76), "another one is heard, also by a clock that is behind");
     answers(&mut watch, 3_001, 200, 5);
     answers(&mut watch, 4_000, 20, 1);
     assert_eq!(signals(&watch), [Signal::Answers], "and from there on it is watched again");

@@ -29,7 +29,7 @@ pub struct PoisonArgs {
     #[arg(long, value_name = "N", default_value_t = 3)]
     seeds: u64,
     /// Views of a stream.
-    #[arg(long, value_name = "N", default_value_t = 192_000)]
+    #[arg(long, value_name = "N", default_value_t = 384_000)]
     views: u64,
     /// Worlds.
     #[arg(long, value_delimiter = ',', value_name = "NAME,...", default_value = "dense")]
