@@ -188,14 +188,14 @@ pub fn anchors_before(registry: &Registry, parent: Option<u64>) -> Vec<v1::GateA
 
 /// The checkpoint that training goes back to after `step` steps: the newest that passed the gate before
 /// anything was learned that may be poisoned; where none is that old, the oldest that passed. None
-/// where that would take nothing back.
+/// where that would take nothing back; but with a suspect stream that says which model is sound.
 pub fn way_back(registry: &Registry, step: u64, since_ms: Option<i64>) -> Option<&Arc<v1::Manifest>> {
     let is_before = |manifest: &&Arc<v1::Manifest>| {
         since_ms.is_none_or(|since_ms| manifest.event_time_watermark_ms < since_ms)
     };
     let mut passed = registry.passed_checkpoints();
     let found = passed.find(is_before).or_else(|| registry.passed_checkpoints().last());
-    found.filter(|manifest| manifest.step < step)
+    found.filter(|manifest| manifest.step < step || since_ms.is_some())
 }
 
 /// A mean with its upper confidence bound.

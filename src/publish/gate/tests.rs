@@ -166,6 +166,7 @@ fn training_goes_back_to_the_newest_checkpoint_that_passed_before_the_suspect_sa
     assert_eq!(to(99, Some(2_000)), Some(1), "it may have learned the first suspect sample");
     assert_eq!(to(99, Some(500)), Some(1), "nothing is old enough: the oldest that passed");
     assert_eq!(to(20, None), None, "it would take nothing back");
+    assert_eq!(to(20, Some(2_001)), Some(2), "nothing suspect was learned: versions pass again");
     assert_eq!(way_back(&Registry::default(), 99, None), None);
 }
 
