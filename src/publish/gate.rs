@@ -104,11 +104,14 @@ impl Rules {
     /// It is promoted when all its values are finite; when no input offset of production lies beyond
     /// its own, since after a resume the trainer goes on behind production, and a promotion there
     /// would take back what rankers already have; when the stream that it learned is not suspect; and
-    /// when it is not clearly worse than its anchor.
+    /// when it is not clearly worse than its anchor. Where `parent`, the version that it goes on from,
+    /// was refused for that, a test that knows too little yet does not let it pass: after a restart
+    /// all comparisons begin anew.
     pub fn decide(
         &self,
         candidate: &Candidate,
         production: Option<&v1::Manifest>,
+        parent: Option<&v1::Manifest>,
     ) -> (v1::GateDecision, Vec<Refusal>) {
         let Candidate { inputs, comparison, .. } = candidate;
         let mut refusals = Vec::new();
@@ -124,13 +127,15 @@ impl Rules {
             refuse(Test::Stream, format!("the stream is suspect: {reason}"));
         }
         if let Some(comparison) = comparison.as_ref().filter(|_| candidate.step >= self.gate.warmup_steps) {
-            for (test, reason) in self.worse(comparison) {
+            let undecided = self.undecided(comparison, parent);
+            for (test, reason) in self.worse(comparison).into_iter().chain(undecided) {
                 refuse(test, reason);
             }
         }
         let decision = v1::GateDecision {
             promoted: refusals.is_empty(),
             reasons: refusals.iter().map(|refusal| refusal.reason.clone()).collect(),
+            tests: refusals.iter().map(|refusal| refusal.test.as_str().to_owned()).collect(),
             finite: broken.is_none(),
             comparison: *comparison,
         };
@@ -177,12 +182,69 @@ impl Rules {
         }
         worse
     }
+
+    /// The tests that `parent` has failed and that know too little yet.
+    fn undecided(
+        &self,
+        comparison: &v1::AnchorComparison,
+        parent: Option<&v1::Manifest>,
+    ) -> Vec<(Test, String)> {
+        let figures = [
+            (Test::Preference, comparison.preference),
+            (Test::Behavior, comparison.behavior),
+            (Test::RankCorrelation, comparison.rank_correlation),
+        ];
+        let mut undecided = Vec::new();
+        for (test, figure) in figures {
+            let knows = figure.is_some_and(|figure| figure.count >= self.gate.min_answers);
+            let failed = parent.filter(|parent| !knows && has_failed(parent, test));
+            undecided.extend(failed.map(|parent| {
+                let version = parent.version;
+                (
+                    test,
+                    format!("nothing speaks against the refusal of version {version} yet: {}", test.as_str()),
+                )
+            }));
+        }
+        undecided
+    }
 }
 
-/// The anchors of the version that the next one goes on from, as far as they are there.
+/// Whether a version was refused by a test.
+fn has_failed(manifest: &v1::Manifest, test: Test) -> bool {
+    let tests = manifest.gate.iter().flat_map(|gate| &gate.tests);
+    tests.into_iter().any(|failed| failed == test.as_str())
+}
+
+/// How many of the newest versions were refused, one after the other, for what they have learned.
+pub fn refused_in_a_row(registry: &Registry) -> u64 {
+    let newest = registry.versions.values().rev();
+    newest.take_while(|manifest| is_refused(manifest.gate.as_ref())).count() as u64
+}
+
+/// Refused for more than that it lies behind production, where it is on its way.
+pub fn is_refused(gate: Option<&v1::GateDecision>) -> bool {
+    gate.is_some_and(|gate| gate.tests.iter().any(|test| test != Test::Offsets.as_str()))
+}
+
+/// Production, where it may become an anchor: once a person has accepted the stream as it is, what was
+/// before is nothing to compare with.
+pub fn next_anchor(registry: &Registry) -> Option<&v1::Manifest> {
+    let production = registry.production_manifest().map(Arc::as_ref);
+    production.filter(|production| production.created_at_ms > accepted_at_ms(registry))
+}
+
+fn accepted_at_ms(registry: &Registry) -> i64 {
+    registry.accept.as_ref().map_or(i64::MIN, |accept| accept.written_at_ms)
+}
+
+/// The anchors of the version that the next one goes on from, as far as they are there and the stream
+/// is the one that they are of.
 pub fn anchors_before(registry: &Registry, parent: Option<u64>) -> Vec<v1::GateAnchor> {
     let anchors = parent.and_then(|parent| registry.versions.get(&parent)).map(|parent| &parent.anchors);
-    let is_there = |anchor: &&v1::GateAnchor| registry.versions.contains_key(&anchor.version);
+    let is_there = |anchor: &&v1::GateAnchor| {
+        registry.versions.contains_key(&anchor.version) && anchor.chosen_at_ms > accepted_at_ms(registry)
+    };
     anchors.into_iter().flatten().filter(is_there).copied().collect()
 }
 

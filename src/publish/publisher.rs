@@ -17,7 +17,7 @@ use crate::telemetry::events::{PagesNotTrimmed, PublishAborted, VersionNotPromot
 
 use super::candidate::{Candidate, Published, WayBack};
 use super::error::PublishError;
-use super::gate::{self, Refusal, Rules, Test};
+use super::gate::{self, Refusal, Rules};
 use super::limit::RecordLimits;
 use super::page_reader::PageReader;
 use super::pages::{KnownPages, PagePlan, Relocation};
@@ -90,6 +90,7 @@ impl Publisher {
             registry.registry.versions.values().map(|manifest| keep::end(manifest)).max().unwrap_or(0);
         let (settings, rules) = (settings.clone(), Rules::new(settings));
         let stop = stop.clone();
+        let refused = gate::refused_in_a_row(&registry.registry);
         Ok(Self {
             settings,
             rules,
@@ -98,7 +99,7 @@ impl Publisher {
             pages,
             admin,
             parent,
-            refused: 0,
+            refused,
             log_end,
             trimmed_below: 0,
             limits: None,
@@ -142,11 +143,12 @@ impl Publisher {
         for Refusal { test, reason } in &draft.refusals {
             VersionNotPromoted { version: manifest.version, test: test.as_str(), reason }.emit();
         }
+        let way_back = self.way_back(&candidate, manifest.gate.as_ref())?;
         Ok(Published {
             manifest,
             pages_written: draft.plan.writes.len(),
             stream_accepted_at_ms: self.registry().accept.as_ref().map(|accept| accept.written_at_ms),
-            way_back: self.way_back(&candidate, &draft.refusals)?,
+            way_back,
         })
     }
 
@@ -154,11 +156,9 @@ impl Publisher {
     fn way_back(
         &mut self,
         candidate: &Candidate,
-        refusals: &[Refusal],
+        decision: Option<&v1::GateDecision>,
     ) -> Result<Option<WayBack>, PublishError> {
-        // One that only lies behind production is on its way there.
-        let is_refused = refusals.iter().any(|refusal| refusal.test != Test::Offsets);
-        self.refused = if is_refused { self.refused + 1 } else { 0 };
+        self.refused = if gate::is_refused(decision) { self.refused + 1 } else { 0 };
         if self.refused < self.settings.gate.rollback_after {
             return Ok(None);
         }
@@ -197,7 +197,8 @@ impl Publisher {
     fn draft(&mut self, mut candidate: Candidate) -> Result<Draft, PublishError> {
         let registry = &self.registry.registry;
         let production = registry.production_manifest().map(Arc::as_ref);
-        let (decision, refusals) = self.rules.decide(&candidate, production);
+        let parent = self.parent.and_then(|parent| registry.versions.get(&parent)).map(Arc::as_ref);
+        let (decision, refusals) = self.rules.decide(&candidate, production, parent);
         let tensors = std::mem::take(&mut candidate.tensors);
         let manifest = self.manifest(candidate, decision);
 
@@ -248,7 +249,6 @@ impl Publisher {
         let architecture = Architecture::from_settings(&self.settings);
         let registry = &self.registry.registry;
         let before = gate::anchors_before(registry, self.parent);
-        let production = registry.production_manifest().map(Arc::as_ref);
         let created_at_ms = now_ms();
         v1::Manifest {
             format: manifest::FORMAT,
@@ -267,7 +267,7 @@ impl Publisher {
             shape: Some(architecture.model_shape()),
             progressive: Some(candidate.progressive),
             gate: Some(decision),
-            anchors: self.rules.anchors(&before, production, candidate.step, created_at_ms),
+            anchors: self.rules.anchors(&before, gate::next_anchor(registry), candidate.step, created_at_ms),
             ..v1::Manifest::default()
         }
     }

@@ -18,6 +18,8 @@ const LONG_RUN: f64 = 20.0;
 const FEATURE_GROUPS: (f64, f64) = (64.0, 20_000.0);
 /// A feature is not judged before so many groups.
 const FEATURE_LEAST: f64 = 1_000.0;
+/// The part of the band in which a feature that had left it is back.
+const FEATURE_BACK: f64 = 0.8;
 /// Standard errors by which a win rate has to lie too low.
 const STANDARD_ERRORS: f64 = 2.0;
 const PREFIX: &str = "training.stream.";
@@ -250,7 +252,9 @@ impl StreamWatch {
             feature.push(group, self.groups, is_trusted);
         }
         let was_shifted = self.is_shifted;
-        self.is_shifted = self.groups >= FEATURE_LEAST && self.most_shifted().1 > self.band;
+        // It lasts until the feature is well within its band, so that it does not come and go.
+        let band = if self.is_shifted { FEATURE_BACK * self.band } else { self.band };
+        self.is_shifted = self.groups >= FEATURE_LEAST && self.most_shifted().1 > band;
         if self.is_shifted && !was_shifted {
             self.shifted_since_ms = time_ms;
         }

@@ -38,7 +38,9 @@ impl Learner {
         SampleHeldOut { kind }.emit();
         self.progress.skipped(partition, offset, SUSPECT);
         self.schedule.changed();
-        self.tell_suspicion();
+        if !self.judged.was_suspect {
+            self.tell_suspicion();
+        }
     }
 
     /// What speaks against a version that is cut now: nothing where it has learned nothing since it

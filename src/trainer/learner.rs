@@ -267,8 +267,8 @@ impl Learner {
             return;
         }
         let now = Instant::now();
-        let crowded = self.progress.is_crowded().then_some(VersionKind::Serving);
-        if let Some(kind) = self.schedule.due(now).or(crowded) {
+        let crowded = || self.progress.is_crowded().then(|| self.schedule.least_kind());
+        if let Some(kind) = self.schedule.due(now).or_else(crowded) {
             self.cut(kind, now);
         }
     }

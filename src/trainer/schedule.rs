@@ -46,8 +46,12 @@ impl Schedule {
         {
             return Some(VersionKind::Checkpoint);
         }
-        let kind = if self.has_checkpoint { VersionKind::Serving } else { VersionKind::Checkpoint };
-        (self.changed_since_version && version_age >= self.interval).then_some(kind)
+        (self.changed_since_version && version_age >= self.interval).then_some(self.least_kind())
+    }
+
+    /// What a version that comes out of turn has to be.
+    pub fn least_kind(&self) -> VersionKind {
+        if self.has_checkpoint { VersionKind::Serving } else { VersionKind::Checkpoint }
     }
 
     /// Training has gone back to an earlier checkpoint: what comes next is a checkpoint again, so that a

@@ -35,8 +35,11 @@ fn compared(preference: f64, behavior: f64, rank: f64) -> v1::AnchorComparison {
 }
 
 fn failed(comparison: &v1::AnchorComparison, step: u64) -> Vec<Test> {
-    let (decision, refusals) =
-        rules().decide(&Candidate { step, comparison: Some(*comparison), ..Candidate::default() }, None);
+    let (decision, refusals) = rules().decide(
+        &Candidate { step, comparison: Some(*comparison), ..Candidate::default() },
+        None,
+        None,
+    );
     assert_eq!(decision.promoted, refusals.is_empty());
     assert_eq!(decision.comparison.as_ref(), Some(comparison), "it stands in the manifest either way");
     refusals.into_iter().map(|refusal| refusal.test).collect()
@@ -46,7 +49,7 @@ fn failed(comparison: &v1::AnchorComparison, step: u64) -> Vec<Test> {
 fn a_finite_first_version_becomes_production() {
     let tensors = vec![HostTensor::from_f64("w", vec![1], &[0.5])];
     let (decision, _) =
-        rules().decide(&Candidate { tensors, inputs: learned(3), ..Candidate::default() }, None);
+        rules().decide(&Candidate { tensors, inputs: learned(3), ..Candidate::default() }, None, None);
     let promoted = v1::GateDecision { promoted: true, finite: true, ..v1::GateDecision::default() };
     assert_eq!(decision, promoted);
 }
@@ -56,7 +59,7 @@ fn a_value_that_is_not_finite_is_never_production() {
     for value in [f64::NAN, f64::INFINITY] {
         let tensors = vec![HostTensor::from_f64("w", vec![1], &[value])];
         let (decision, refusals) =
-            rules().decide(&Candidate { tensors, inputs: learned(3), ..Candidate::default() }, None);
+            rules().decide(&Candidate { tensors, inputs: learned(3), ..Candidate::default() }, None, None);
         assert!(!decision.promoted && !decision.finite);
         assert_eq!(refusals[0].test, Test::Finite);
         assert!(decision.reasons[0].contains("'w'"), "{:?}", decision.reasons);
@@ -67,7 +70,7 @@ fn a_value_that_is_not_finite_is_never_production() {
 fn nothing_behind_production_is_promoted() {
     let production = production_at(5);
     let decide = |inputs: Vec<v1::LearnedRange>| {
-        rules().decide(&Candidate { inputs, ..Candidate::default() }, Some(&production)).0
+        rules().decide(&Candidate { inputs, ..Candidate::default() }, Some(&production), None).0
     };
     let decision = decide(learned(4));
     assert!(!decision.promoted && decision.finite);
@@ -99,7 +102,8 @@ fn a_test_with_too_little_to_rest_on_abstains() {
 #[test]
 fn a_reason_names_the_anchor_what_was_found_and_what_is_allowed() {
     let comparison = Some(compared(-0.05, 0.0, 1.0));
-    let (decision, _) = rules().decide(&Candidate { step: 10, comparison, ..Candidate::default() }, None);
+    let (decision, _) =
+        rules().decide(&Candidate { step: 10, comparison, ..Candidate::default() }, None, None);
     let reason = &decision.reasons[0];
     for part in ["preference", "5.0 points below", "version 3", "at best 4.0 over 400", "2.0 are allowed"] {
         assert!(reason.contains(part), "{part}: {reason}");
@@ -137,7 +141,7 @@ fn anchors_are_checkpoints_chosen_every_half_age_and_two_are_kept() {
 fn what_was_learned_from_a_suspect_stream_is_refused_with_its_reasons_also_before_the_warm_up() {
     let suspicion = StreamSuspect { reasons: vec!["answers turned".to_owned()], since_ms: 7 };
     let candidate = Candidate { suspicion: Some(suspicion), ..Candidate::default() };
-    let (decision, refusals) = rules().decide(&candidate, None);
+    let (decision, refusals) = rules().decide(&candidate, None, None);
     assert!(!decision.promoted && decision.finite);
     assert_eq!(refusals[0].test, Test::Stream);
     assert_eq!(decision.reasons, ["the stream is suspect: answers turned"]);
@@ -188,4 +192,71 @@ fn anchors_are_handed_on_from_the_version_that_training_goes_on_from() {
     assert_eq!(anchors_before(&registry, Some(3)), [anchor(2)], "one that is gone is none");
     assert_eq!(anchors_before(&registry, None), []);
     assert_eq!(anchors_before(&registry, Some(9)), []);
+}
+
+#[test]
+fn a_version_that_was_refused_beside_its_anchor_passes_no_sooner_for_a_restart() {
+    let rules = rules();
+    let unknown = |mean, count| Some(v1::ComparedFigure { count, ..figure(count, mean, 0.001) });
+    let compared = |count| v1::AnchorComparison {
+        anchor: 3,
+        preference: unknown(0.0, count),
+        behavior: unknown(0.0, count),
+        rank_correlation: unknown(1.0, count),
+    };
+    let failed = |tests: &[Test]| {
+        let tests = tests.iter().map(|test| test.as_str().to_owned()).collect();
+        let gate = v1::GateDecision { tests, finite: true, ..v1::GateDecision::default() };
+        v1::Manifest { version: 8, gate: Some(gate), ..v1::Manifest::default() }
+    };
+    let decide = |comparison, parent: &v1::Manifest| {
+        let candidate = Candidate { step: 10, comparison: Some(comparison), ..Candidate::default() };
+        rules.decide(&candidate, None, Some(parent)).0
+    };
+    let refused = failed(&[Test::Behavior, Test::Stream]);
+    let decision = decide(compared(99), &refused);
+    assert_eq!(decision.tests, ["behavior"]);
+    assert!(decision.reasons[0].contains("version 8"), "{:?}", decision.reasons);
+    assert!(decide(compared(100), &refused).promoted, "by now it is known to be no worse");
+    assert!(decide(compared(99), &failed(&[])).promoted, "the version before had passed");
+}
+
+#[test]
+fn refusals_are_counted_on_after_a_restart_but_for_versions_on_their_way_to_production() {
+    let mut registry = Registry::default();
+    assert_eq!(refused_in_a_row(&registry), 0);
+    for (version, tests) in
+        [(1, vec!["stream"]), (2, vec![]), (3, vec!["stream", "offsets"]), (4, vec!["finite"])]
+    {
+        let tests = tests.into_iter().map(str::to_owned).collect();
+        let gate = v1::GateDecision { tests, ..v1::GateDecision::default() };
+        registry.add(v1::Manifest { version, gate: Some(gate), ..v1::Manifest::default() });
+    }
+    assert_eq!(refused_in_a_row(&registry), 2);
+    let gate = v1::GateDecision { tests: vec!["offsets".to_owned()], ..v1::GateDecision::default() };
+    registry.add(v1::Manifest { version: 5, gate: Some(gate), ..v1::Manifest::default() });
+    assert_eq!(refused_in_a_row(&registry), 0);
+}
+
+#[test]
+fn once_the_stream_is_accepted_nothing_from_before_is_an_anchor() {
+    let anchor = |version, chosen_at_ms| v1::GateAnchor { version, chosen_at_ms };
+    let mut registry = Registry::default();
+    for (version, created_at_ms) in [(1, 10), (2, 20), (3, 30)] {
+        registry.add(v1::Manifest { version, created_at_ms, ..v1::Manifest::default() });
+    }
+    let anchors = vec![anchor(1, 15), anchor(2, 25)];
+    registry.add(v1::Manifest {
+        version: 4,
+        created_at_ms: 40,
+        anchors: anchors.clone(),
+        ..v1::Manifest::default()
+    });
+    registry.production = Some(v1::VersionPointer { version: 4, ..v1::VersionPointer::default() });
+    let version = |registry: &Registry| next_anchor(registry).map(|manifest| manifest.version);
+    assert_eq!((anchors_before(&registry, Some(4)), version(&registry)), (anchors, Some(4)));
+    registry.accept = Some(v1::StreamAcceptance { written_at_ms: 20, ..v1::StreamAcceptance::default() });
+    assert_eq!((anchors_before(&registry, Some(4)), version(&registry)), (vec![anchor(2, 25)], Some(4)));
+    registry.accept = Some(v1::StreamAcceptance { written_at_ms: 50, ..v1::StreamAcceptance::default() });
+    assert_eq!((anchors_before(&registry, Some(4)), version(&registry)), (vec![], None));
 }

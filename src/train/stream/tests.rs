@@ -113,6 +113,16 @@ fn a_feature_that_is_a_hundred_times_what_it_was_is_noticed_within_one_main_batc
     assert!(reason.contains("'second'"), "{reason}");
     features(&mut watch, 1_000, 1.0);
     assert_eq!(signals(&watch), []);
+
+    // At the edge of its band it does not come and go.
+    features(&mut watch, 200, 1.9);
+    assert_eq!(signals(&watch), []);
+    features(&mut watch, 200, 2.4);
+    assert_eq!(signals(&watch), [Signal::Features]);
+    features(&mut watch, 200, 2.0);
+    assert_eq!(signals(&watch), [Signal::Features], "within its band, but barely");
+    features(&mut watch, 200, 1.8);
+    assert_eq!(signals(&watch), []);
 }
 
 #[test]

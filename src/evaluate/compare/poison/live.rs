@@ -190,10 +190,11 @@ impl<'a> Live<'a> {
             ..Candidate::default()
         };
         let production = self.registry.production_manifest().cloned();
-        let (decision, refusals) = self.rules.decide(&candidate, production.as_deref());
+        let parent = self.registry.versions.get(&self.parent).cloned();
+        let (decision, refusals) = self.rules.decide(&candidate, production.as_deref(), parent.as_deref());
         let before = gate::anchors_before(&self.registry, Some(self.parent));
         let now_ms = (second * VIEWS_PER_SECOND) as i64;
-        let anchors = self.rules.anchors(&before, production.as_deref(), candidate.step, now_ms);
+        let anchors = self.rules.anchors(&before, gate::next_anchor(&self.registry), candidate.step, now_ms);
         let version = self.registry.highest_version + 1;
         self.parent = version;
         let promoted = decision.promoted;
@@ -201,6 +202,7 @@ impl<'a> Live<'a> {
             version,
             kind: candidate.kind.into(),
             step: candidate.step,
+            created_at_ms: now_ms,
             event_time_watermark_ms: candidate.event_time_watermark_ms,
             gate: Some(decision),
             anchors: anchors.clone(),
@@ -251,7 +253,9 @@ impl<'a> Live<'a> {
     fn accept_in_time(&mut self, second: u64) {
         let is_due = |since: u64| self.views >= since + ACCEPT_SECONDS * VIEWS_PER_SECOND;
         if self.accepts && self.suspect_since.is_some_and(is_due) {
-            self.trainer.accept_stream((second * VIEWS_PER_SECOND) as i64);
+            let written_at_ms = (second * VIEWS_PER_SECOND) as i64;
+            self.registry.accept = Some(v1::StreamAcceptance { written_at_ms, ..Default::default() });
+            self.trainer.accept_stream(written_at_ms);
             self.run.accepted_at.get_or_insert(self.at);
             self.note_suspicion();
         }
