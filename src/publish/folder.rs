@@ -83,8 +83,8 @@ impl Folder {
     }
 
     /// The version that the folder holds for `model`: the current one, if every tensor in it has the
-    /// digest that its manifest says, else the newest that does, which is current from now on. One
-    /// that is known to be damaged is not offered to readers any more.
+    /// digest that its manifest says, else the newest that does, which is current from now on. Newer
+    /// ones that are known to be damaged are not offered to readers any more.
     pub fn take_up(&mut self, model: &str) -> Option<(v1::Manifest, Vec<HostTensor>)> {
         let pointed = current(&self.dir).ok()?;
         let error = match read_of(&pointed, model) {
@@ -95,19 +95,33 @@ impl Folder {
         if !is_damage(&error) {
             return None;
         }
-        let whole = self.placed.iter().rev().find_map(|name| {
-            let version = read_of(&self.versions().join(name), model).ok()?;
-            Some((name.clone(), version))
-        });
+        let mut damaged = Vec::new();
+        let mut whole = None;
+        for name in self.placed.iter().rev() {
+            match read_of(&self.versions().join(name), model) {
+                Ok(version) => {
+                    whole = Some((name.clone(), version));
+                    break;
+                }
+                Err(error) if is_damage(&error) => damaged.push(name.clone()),
+                Err(_) => {}
+            }
+        }
         let link = self.dir.join(CURRENT);
-        let (pointed, version) = match whole {
-            Some((name, version)) => (self.point_to(&name), Some(version)),
-            None => (fs::remove_file(&link), None),
+        let pointed = match &whole {
+            Some((name, _)) => self.point_to(name),
+            None => fs::remove_file(&link),
         };
         if let Err(error) = pointed {
             NotRemoved { path: &link, error: &error }.emit();
         }
-        version
+        self.placed.retain(|name| !damaged.contains(name));
+        damaged.iter().for_each(|name| self.discard(name));
+        let (name, version) = whole?;
+        // It stays for as long as any version that was current.
+        self.placed.retain(|placed| *placed != name);
+        self.placed.push(name);
+        Some(version)
     }
 
     /// Writes a version, and makes it the current one if `check`, which runs meanwhile, lets it; gives
@@ -138,9 +152,12 @@ impl Folder {
         fs::rename(temporary.path(), &path).map_err(PublishError::file(&path))?;
         // Its name is gone: there is nothing to remove any more.
         let _ = temporary.keep();
-        self.placed.push(name.clone());
         failpoint("follow-before-current");
-        self.point_to(&name).map_err(PublishError::file(&self.dir.join(CURRENT)))?;
+        if let Err(error) = self.point_to(&name) {
+            self.discard(&name);
+            return Err(PublishError::file(&self.dir.join(CURRENT))(error));
+        }
+        self.placed.push(name);
         failpoint("follow-after-current");
         self.disk.sync(vec![path, versions, self.dir.clone()]);
         Ok(checked)
@@ -172,13 +189,17 @@ impl Folder {
     pub fn prune(&mut self, keep: usize) {
         let superseded = self.placed.len().saturating_sub(keep.max(1));
         for name in self.placed.drain(..superseded).collect::<Vec<_>>() {
-            // In one step too: under its name a version is whole.
-            self.removed += 1;
-            let aside = self.versions().join(format!("{TEMPORARY}removed-{}", self.removed));
-            match fs::rename(self.versions().join(name), &aside) {
-                Ok(()) => self.disk.remove(aside),
-                Err(error) => NotRemoved { path: &aside, error: &error }.emit(),
-            }
+            self.discard(&name);
+        }
+    }
+
+    /// Takes a version away in one step, since under its name it is whole, and has it removed.
+    fn discard(&mut self, name: &str) {
+        self.removed += 1;
+        let aside = self.versions().join(format!("{TEMPORARY}removed-{}", self.removed));
+        match fs::rename(self.versions().join(name), &aside) {
+            Ok(()) => self.disk.remove(aside),
+            Err(error) => NotRemoved { path: &aside, error: &error }.emit(),
         }
     }
 }

@@ -125,9 +125,42 @@ fn invariant_8_where_the_newest_versions_are_torn_the_newest_whole_one_is_curren
     let mut again = Folder::open(dir.path()).expect("opened again");
     assert_eq!(again.take_up("m").expect("whole"), version(2));
     assert_eq!(read_current(dir.path()).expect("whole"), version(2));
+    assert_eq!(names(dir.path()), named(["1", "2"]), "nothing torn has a name");
     put(&mut again, 5);
+    again.prune(2);
     assert_eq!(read_current(dir.path()).expect("whole"), version(5));
-    assert_eq!(current(dir.path()).expect("a version"), dir.path().join(VERSIONS).join("5-2"));
+    assert_eq!(names(dir.path()), named(["2", "5"]));
+}
+
+#[test]
+fn a_version_that_became_current_again_stays_as_long_as_any_other() {
+    let (dir, mut folder) = folder();
+    (1..=3).for_each(|number| put(&mut folder, number));
+    drop(folder);
+    // The newest is whole, and of a model that is not asked for.
+    let manifest = dir.path().join(VERSIONS).join("3").join(files::MANIFEST);
+    let text = fs::read_to_string(&manifest).expect("a manifest").replace("\"m\"", "\"other\"");
+    fs::write(&manifest, text).expect("written");
+    damage(dir.path(), "2");
+    let mut again = Folder::open(dir.path()).expect("opened again");
+    again.point_to("2").expect("pointed");
+    assert_eq!(again.take_up("m").expect("whole"), version(1));
+    put(&mut again, 4);
+    again.prune(2);
+    assert_eq!(names(dir.path()), named(["1", "4"]));
+}
+
+#[test]
+fn a_version_that_cannot_become_current_leaves_nothing_behind() {
+    let (dir, mut folder) = folder();
+    put(&mut folder, 1);
+    // In the way of the link that is to be renamed.
+    fs::create_dir(dir.path().join(format!("{TEMPORARY}current"))).expect("made");
+    let (manifest, tensors) = version(2);
+    assert!(folder.put(&manifest, &paged(&tensors), || Ok(())).is_err());
+    drop(folder);
+    assert_eq!(all_names(dir.path()), named(["1"]));
+    assert_eq!(read_current(dir.path()).expect("whole"), version(1));
 }
 
 #[test]
