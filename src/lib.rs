@@ -40,9 +40,10 @@
 //!    and SHA-256 of all it loads, and keeps what it has when anything is off.
 //! 9. **One writer per key.** One trainer per model; the trainer alone writes manifests and
 //!    `production`, people alone write `pin`.
-//! 10. **Learning is reproducible.** The same samples in the same order give byte-identical models,
-//!     whatever restarts lie between, with the same binary on the same CPU with one thread
-//!     (`train.intra_op_threads`). No command replays a range of history.
+//! 10. **Replay is isolated and deterministic.** The same samples in the same order give byte-identical
+//!     models, whatever restarts lie between, with the same binary on the same CPU with one thread
+//!     (`train.intra_op_threads`). A backfill touches no live group, offset, topic or pointer, and two
+//!     of one range give byte-identical models and sample files.
 //! 11. **Conservation.** Every record consumed ends in exactly one counted outcome; the counts are
 //!     kept per partition and committed with the offsets.
 //! 12. **Everything is bounded.** Each queue has a setting, a metric and a policy at the bound.
@@ -68,6 +69,7 @@ pub mod train;
 pub mod publish;
 mod trainer;
 mod offline;
+mod backfill;
 pub mod simulate;
 mod evaluate;
 mod demo;

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io::{self, ErrorKind};
 
+use crate::backfill::BackfillError;
 use crate::demo::DemoError;
 use crate::joiner::JoinerError;
 use crate::offline::TrainFileError;
@@ -29,6 +30,7 @@ pub(super) fn code(error: &anyhow::Error) -> u8 {
     } else if any(|cause| cause.downcast_ref().is_some_and(SuperviseError::is_undrained))
         || any(|cause| cause.downcast_ref().is_some_and(DemoError::is_interrupted))
         || any(|cause| cause.downcast_ref().is_some_and(TrainFileError::is_interrupted))
+        || any(|cause| cause.downcast_ref().is_some_and(BackfillError::is_interrupted))
         || any(of_comparison::is_interrupted)
     {
         UNDRAINED
@@ -37,6 +39,7 @@ pub(super) fn code(error: &anyhow::Error) -> u8 {
         || any(|cause| cause.downcast_ref().is_some_and(DemoError::is_usage))
         || any(|cause| cause.downcast_ref().is_some_and(TrainFileError::is_usage))
         || any(|cause| cause.downcast_ref().is_some_and(CommandError::is_usage))
+        || any(|cause| cause.downcast_ref().is_some_and(BackfillError::is_usage))
         || any(of_comparison::is_usage)
     {
         WRONG_USAGE

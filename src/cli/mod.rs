@@ -20,7 +20,7 @@ use crate::settings::{self, LogFormat, Settings, Sources};
 use crate::supervise::StopToken;
 use crate::telemetry::{events, init_logging};
 use crate::train::end_process;
-use crate::{demo, offline, simulate};
+use crate::{backfill, demo, offline, simulate};
 
 /// Learn, online, a ranking model that is aligned with satisfaction questionnaires: two Kafka
 /// streams in, a model in Kafka out.
@@ -51,6 +51,7 @@ struct Global {
 enum Command {
     /// Join, train and publish until SIGTERM or Ctrl-C.
     Run(RunArgs),
+    Backfill(backfill::Args),
     Simulate(simulate::Args),
     Demo(demo::Args),
     Train(offline::Args),
@@ -149,6 +150,7 @@ impl Cli {
         init_logging(&settings.telemetry)?;
         match self.command {
             Command::Run(args) => services::run(settings, args.role),
+            Command::Backfill(args) => services::backfill(settings, args),
             Command::Simulate(args) => services::simulate(settings, args),
             Command::Demo(args) => services::demo(settings, args),
             Command::Train(args) => services::learn_file(settings, args),

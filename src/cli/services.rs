@@ -12,7 +12,7 @@ use crate::publish::commands::{self, FollowArgs};
 use crate::settings::Settings;
 use crate::supervise::{Kind, Stage, SuperviseError, Supervisor};
 use crate::telemetry::{self, Metrics, Readiness, events};
-use crate::{demo as show, joiner, offline, simulate as world, trainer};
+use crate::{backfill as replay, demo as show, joiner, offline, simulate as world, trainer};
 
 pub(super) fn run(settings: Settings, role: Role) -> Result<()> {
     let listen = Some(&settings.telemetry.listen).filter(|address| !address.is_empty());
@@ -48,6 +48,15 @@ pub(super) fn follow(settings: Settings, args: FollowArgs, listen: Option<Socket
         supervisor.thread("follower", Stage::Work, Kind::Job, move |stop| {
             commands::follow(&settings, &args, &stop, &|| ready.set())
         })
+    })
+}
+
+pub(super) fn backfill(settings: Settings, args: replay::Args) -> Result<()> {
+    let settings = Arc::new(settings);
+    supervise(&settings, None, |supervisor| {
+        let settings = Arc::clone(&settings);
+        supervisor
+            .thread("backfill", Stage::Work, Kind::Job, move |stop| replay::run(&settings, &args, &stop))
     })
 }
 

@@ -41,6 +41,14 @@ fn form(path: &Path) -> Result<Form, SampleError> {
     }
 }
 
+/// Whether this can be the name of a sample file.
+///
+/// # Errors
+/// [`SampleError::Extension`].
+pub fn check_name(path: &Path) -> Result<(), SampleError> {
+    form(path).map(|_| ())
+}
+
 /// Writes a sample file. Call [`finish`](SampleWriter::finish): a file that is only dropped may
 /// lack its end.
 #[derive(Debug)]

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::groups::{Admission, Groups};
 use super::held::ImpressionKey;
+use super::judged::{Judged, Verdict};
 use super::lateness::Arrival;
 use super::pairing::{Labelled, Pairing};
 use super::progress::Progress;
@@ -154,8 +155,32 @@ impl PartitionJoin {
 
     /// Takes the next record of `topics.behavior`.
     pub fn on_view(&mut self, record: &InputRecord, effects: &mut Effects) -> Result<(), JoinFault> {
+        let view = validate::behavior(record, &self.config.limits);
+        self.take_view(record, view, effects)
+    }
+
+    /// Takes the next record of `topics.responses`.
+    pub fn on_response(&mut self, record: &InputRecord, effects: &mut Effects) -> Result<(), JoinFault> {
+        let response = validate::response(record, &self.config.limits);
+        self.take_response(record, response, effects)
+    }
+
+    /// Takes the next record of either input, which was validated with this join's configuration.
+    pub fn on_judged(&mut self, judged: Judged, effects: &mut Effects) -> Result<(), JoinFault> {
+        match judged.verdict {
+            Verdict::View(view) => self.take_view(&judged.record, view, effects),
+            Verdict::Response(response) => self.take_response(&judged.record, response, effects),
+        }
+    }
+
+    fn take_view(
+        &mut self,
+        record: &InputRecord,
+        view: Result<View, Rejection>,
+        effects: &mut Effects,
+    ) -> Result<(), JoinFault> {
         self.views.begin(record, &self.config.topics.behavior)?;
-        match validate::behavior(record, &self.config.limits) {
+        match view {
             Ok(view) => {
                 self.admit_view(record, view, effects);
                 self.check_keying(Side::Views, record, None)?;
@@ -167,10 +192,14 @@ impl PartitionJoin {
         self.end_replay()
     }
 
-    /// Takes the next record of `topics.responses`.
-    pub fn on_response(&mut self, record: &InputRecord, effects: &mut Effects) -> Result<(), JoinFault> {
+    fn take_response(
+        &mut self,
+        record: &InputRecord,
+        response: Result<Response, Rejection>,
+        effects: &mut Effects,
+    ) -> Result<(), JoinFault> {
         self.responses.begin(record, &self.config.topics.responses)?;
-        match validate::response(record, &self.config.limits) {
+        match response {
             Ok(response) => {
                 self.admit_response(record, response, effects);
                 self.check_keying(Side::Responses, record, None)?;

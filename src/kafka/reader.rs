@@ -3,6 +3,7 @@
 //! Where a reader goes on is the caller's knowledge (a checkpoint, a manifest); an offset that the
 //! log does not hold any more is an error that names it, never a reset.
 
+mod feeds;
 mod reading;
 
 use std::cell::RefCell;
@@ -13,8 +14,9 @@ use std::time::{Duration, Instant};
 use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::Message;
+use rdkafka::message::{BorrowedMessage, Message};
 
+pub use feeds::{Fed, Feeds, Stretch};
 pub use reading::{From, Reading, read_to_end};
 
 use super::client::{Context, client_config, is_access_refused, is_connection_trouble};
@@ -70,7 +72,7 @@ pub(crate) const BY_HAND: [(&str, &str); 6] = [
 
 /// Reads committed records of partitions that were assigned by hand. Used by one thread.
 pub struct LogReader {
-    consumer: BaseConsumer<Context>,
+    consumer: Arc<BaseConsumer<Context>>,
     client: String,
     names: RefCell<TopicNames>,
     assigned: Vec<(Arc<str>, i32, i64)>,
@@ -113,7 +115,7 @@ impl LogReader {
             .create_with_context(Context::new(client, ()))
             .map_err(|error| client_error(client, &error))?;
         let names = RefCell::default();
-        Ok(Self { consumer, client: client.to_owned(), names, assigned: Vec::new() })
+        Ok(Self { consumer: Arc::new(consumer), client: client.to_owned(), names, assigned: Vec::new() })
     }
 
     /// Reads exactly these partitions from now on, each from the given offset. Whether the log
@@ -173,7 +175,11 @@ impl LogReader {
     }
 
     fn next(&self, timeout: Duration) -> Result<Polled, ReadError> {
-        match self.consumer.poll(timeout) {
+        self.polled(self.consumer.poll(timeout))
+    }
+
+    fn polled(&self, message: Option<Result<BorrowedMessage<'_>, KafkaError>>) -> Result<Polled, ReadError> {
+        match message {
             None => Ok(Polled::Nothing),
             Some(Ok(message)) => {
                 self.consumer.context().connection.note_up();
@@ -324,6 +330,32 @@ impl LogReader {
             Ok(_) => Err(self.question_failed(topic, &KafkaError::MetadataFetch(Code::UnknownTopic))),
             Err(error) => Err(self.question_failed(topic, &error)),
         }
+    }
+
+    /// Of some partitions of a topic, the first offset whose record has this timestamp or a later one;
+    /// `None` where there is none. Asks the brokers; blocks for up to ten seconds.
+    ///
+    /// # Errors
+    /// As [`watermarks`](Self::watermarks).
+    pub fn offsets_at(
+        &self,
+        topic: &str,
+        partitions: std::ops::Range<i32>,
+        time_ms: i64,
+    ) -> Result<Vec<Option<i64>>, ReadError> {
+        let failed = |error: KafkaError| self.question_failed(topic, &error);
+        let asked = partitions.clone().map(|partition| (topic, partition, Offset::Offset(time_ms)));
+        let asked = partition_list(asked).map_err(failed)?;
+        let found = self.consumer.offsets_for_times(asked, REQUEST_TIMEOUT).map_err(failed)?;
+        let offset = |partition| {
+            let Some(element) = found.find_partition(topic, partition) else { return Ok(None) };
+            element.error().map_err(failed)?;
+            match element.offset() {
+                Offset::Offset(offset) => Ok(Some(offset)),
+                _ => Ok(None),
+            }
+        };
+        partitions.map(offset).collect()
     }
 
     fn question_failed(&self, topic: &str, error: &KafkaError) -> ReadError {

@@ -13,14 +13,14 @@ pub enum TrainFileError {
     #[error("--output {}: it is not empty, and a model is never written over; name a folder that is not there", path.display())]
     OutputInUse { path: PathBuf },
     #[error(
-        "--init {}: its parameters are {found} and --dtype says {wanted}; leave --dtype out to go on in the \
+        "{argument} {}: its parameters are {found} and --dtype says {wanted}; leave --dtype out to go on in the \
          precision that they have", path.display()
     )]
-    OtherPrecision { path: PathBuf, found: &'static str, wanted: &'static str },
-    #[error("--init {}: it was trained with other settings of {sections}; set them back", path.display())]
-    OtherModel { path: PathBuf, sections: String },
-    #[error("--init {}: {source}", path.display())]
-    Init { path: PathBuf, source: TrainError },
+    OtherPrecision { argument: &'static str, path: PathBuf, found: &'static str, wanted: &'static str },
+    #[error("{argument} {}: it was trained with other settings of {sections}; set them back", path.display())]
+    OtherModel { argument: &'static str, path: PathBuf, sections: String },
+    #[error("{argument} {}: {source}", path.display())]
+    Init { argument: &'static str, path: PathBuf, source: TrainError },
     #[error(transparent)]
     Train(#[from] TrainError),
     #[error(transparent)]

@@ -13,6 +13,9 @@ mod output;
 mod run;
 mod summary;
 
-pub(crate) use args::Args;
+pub(crate) use args::{Args, Precision};
+pub(crate) use begin::{Begun, Initial, begin_anew, begin_from, take_up};
 pub(crate) use error::TrainFileError;
+pub(crate) use learning::Learning;
+pub(crate) use output::{check_free, write};
 pub(crate) use run::run;

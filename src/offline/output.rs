@@ -18,15 +18,20 @@ pub fn check_free(dir: &Path) -> Result<(), TrainFileError> {
     }
 }
 
-/// Writes what was learned.
-pub fn write(settings: &Settings, learning: &Learning, dir: &Path) -> Result<(), TrainFileError> {
+/// Writes what was learned, and beside it the files `more`, by name and content.
+pub fn write(
+    settings: &Settings,
+    learning: &Learning,
+    dir: &Path,
+    more: &[(&str, &[u8])],
+) -> Result<(), TrainFileError> {
     let mut tensors = learning.trainer().serving_tensors();
     tensors.extend(learning.trainer().training_state());
     if let Some(broken) = tensors.iter().find(|tensor| !tensor.is_finite()) {
         return Err(TrainFileError::NotFinite { tensor: broken.name.clone() });
     }
     let manifest = manifest(settings, learning, &tensors);
-    files::write_folder(dir, &manifest, &tensors).map_err(TrainFileError::file(dir))
+    files::write_folder(dir, &manifest, &tensors, more).map_err(TrainFileError::file(dir))
 }
 
 /// A version of no registry: it has no number, no parent and no offsets, and says not when it was

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Write};
 
 use super::args::Args;
-use super::begin::begin;
+use super::begin::{Initial, begin_anew, begin_from};
 use super::error::TrainFileError;
 use super::learning::Learning;
 use super::output;
@@ -23,7 +23,11 @@ pub fn run(settings: &Settings, args: &Args, stop: &StopToken) -> Result<(), Tra
     output::check_free(&args.output)?;
     let mut samples = SampleReader::open(&args.samples)?;
     let bytes = fs::metadata(&args.samples).map_err(TrainFileError::file(&args.samples))?.len();
-    let begun = begin(settings, args)?;
+    let dtype = args.dtype.map(|precision| precision.dtype());
+    let begun = match &args.init {
+        Some(path) => begin_from(settings, &Initial { argument: "--init", path }, dtype)?,
+        None => begin_anew(settings, dtype)?,
+    };
     FileTrainingBegins { path: &args.samples, step: begun.trainer.steps() }.emit();
     let mut learning = Learning::new(settings, begun, &args.samples);
     let mut progress = Progress::new(bytes);
@@ -46,7 +50,7 @@ pub fn run(settings: &Settings, args: &Args, stop: &StopToken) -> Result<(), Tra
     if stop.is_stopped() {
         return Err(TrainFileError::Interrupted);
     }
-    output::write(settings, &learning, &args.output)?;
+    output::write(settings, &learning, &args.output, &[])?;
     let table = learning.summary().table(learning.trainer());
     // The model is written: a reader of this that has gone away takes nothing from it.
     let _ = writeln!(io::stdout(), "{table}\n{}", args.output.display());

@@ -74,9 +74,14 @@ pub(super) fn sync(dir: &Path) -> io::Result<()> {
     sync_dir(dir)
 }
 
-/// Writes a version's files as the new folder `dir`, which is not there or empty: all of them or
-/// none. What a process that is killed on the way leaves lies beside it and begins with `.easq-`.
-pub fn write_folder(dir: &Path, manifest: &v1::Manifest, tensors: &[HostTensor]) -> io::Result<()> {
+/// Writes a version's files, and beside them the files `more` (by name and content), as the new folder
+/// `dir`, which is not there or empty: all of them or none. What a process that is killed on the way leaves lies beside it and begins with `.easq-`.
+pub fn write_folder(
+    dir: &Path,
+    manifest: &v1::Manifest,
+    tensors: &[HostTensor],
+    more: &[(&str, &[u8])],
+) -> io::Result<()> {
     let parent = parent(dir);
     fs::create_dir_all(parent)?;
     let temporary = tempfile::Builder::new()
@@ -84,6 +89,9 @@ pub fn write_folder(dir: &Path, manifest: &v1::Manifest, tensors: &[HostTensor])
         // What the umask leaves of it, as for any other folder.
         .permissions(fs::Permissions::from_mode(0o777))
         .tempdir_in(parent)?;
+    for (name, content) in more {
+        write_file(&temporary.path().join(name), content)?;
+    }
     write(temporary.path(), manifest, tensors)?;
     fs::rename(temporary.path(), dir)?;
     // Its name is gone: there is nothing to remove any more.
@@ -303,14 +311,14 @@ mod tests {
         let folder = dir.path().join("models/first");
         let state = HostTensor::from_i64("training.counts", &[3, 4]);
         let all = [tensors(), vec![state]].concat();
-        write_folder(&folder, &v1::Manifest::default(), &all).expect("written");
+        write_folder(&folder, &v1::Manifest::default(), &all, &[]).expect("written");
         let mut read = read_folder(&folder).expect("read");
         read.sort_by(|a, b| a.name.cmp(&b.name));
         assert_eq!(read, all);
         let serving = read_tensors(&folder.join(MODEL)).expect("read");
         assert!(serving.iter().all(|tensor| tensor.name != "training.counts"));
 
-        let error = write_folder(&folder, &v1::Manifest::default(), &tensors()).expect_err("not empty");
+        let error = write_folder(&folder, &v1::Manifest::default(), &tensors(), &[]).expect_err("not empty");
         assert_eq!(error.kind(), io::ErrorKind::DirectoryNotEmpty);
         let beside: Vec<_> = fs::read_dir(dir.path().join("models")).expect("the parent").collect();
         assert_eq!((beside.len(), read_folder(&folder).expect("as it was").len()), (1, 3));

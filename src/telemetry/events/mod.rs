@@ -2,12 +2,14 @@
 
 #![allow(clippy::disallowed_macros, reason = "the one place where metrics are moved")]
 
+mod backfill;
 mod gate;
 mod joiner;
 mod process;
 mod publish;
 mod trainer;
 
+pub use backfill::*;
 pub use gate::*;
 pub use joiner::*;
 pub use process::*;

@@ -1,0 +1,162 @@
+//! Why a range was not replayed.
+
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use super::time::{Length, Shown};
+use crate::contract::samples::SampleError;
+use crate::join::JoinFault;
+use crate::kafka::reader::ReadError;
+use crate::offline::TrainFileError;
+use crate::publish::PublishError;
+
+#[derive(Debug, Error)]
+pub enum BackfillError {
+    #[error("--from {} does not lie before --to {}", Shown(*from_ms), Shown(*to_ms))]
+    EmptyRange { from_ms: i64, to_ms: i64 },
+    #[error(
+        "'{behavior}' has {behavior_partitions} partitions and '{responses}' {responses_partitions}: what belongs \
+         together cannot lie in partitions of one number"
+    )]
+    UnlikePartitions {
+        behavior: String,
+        behavior_partitions: i32,
+        responses: String,
+        responses_partitions: i32,
+    },
+    #[error("{0}")]
+    NothingThere(NothingThere),
+    #[error("{0}")]
+    Missing(Box<Missing>),
+    #[error(
+        "a hole: the log of '{topic}' partition {partition} has lost the {records} offsets from {from} up to {to} \
+         while it was read; begin again with a later --from"
+    )]
+    Hole { topic: String, partition: i32, from: i64, to: i64, records: i64 },
+    #[error(
+        "the range holds no behavior group and no preference pair that could be learned: nothing was written"
+    )]
+    NothingLearned,
+    #[error(
+        "--base {version}: the registry of model '{model}' holds no such version; `easq model list` shows them"
+    )]
+    NoVersion { model: String, version: u64 },
+    #[error("interrupted before the end of the range: nothing was written")]
+    Interrupted,
+    #[error(transparent)]
+    Read(ReadError),
+    #[error(transparent)]
+    Join(#[from] JoinFault),
+    #[error("the join emitted what the contract does not know: {0}")]
+    Output(#[from] prost::DecodeError),
+    #[error(transparent)]
+    Samples(#[from] SampleError),
+    #[error(transparent)]
+    Train(#[from] TrainFileError),
+    #[error(transparent)]
+    Base(#[from] PublishError),
+    #[error("{}: {source}", path.display())]
+    File { path: PathBuf, source: std::io::Error },
+}
+
+/// No record of the topics is as new as the range.
+#[derive(Debug)]
+pub struct NothingThere {
+    pub behavior: String,
+    pub responses: String,
+    pub read_from_ms: i64,
+    /// The newest record of both; none where they are empty.
+    pub newest_ms: Option<i64>,
+}
+
+impl std::fmt::Display for NothingThere {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { behavior, responses, read_from_ms, newest_ms } = self;
+        match newest_ms {
+            None => write!(f, "'{behavior}' and '{responses}' hold no record"),
+            Some(newest_ms) => write!(
+                f,
+                "'{behavior}' and '{responses}' hold no record from {} on, where this range begins to be read; the \
+                 newest one is of {}",
+                Shown(*read_from_ms),
+                Shown(*newest_ms),
+            ),
+        }
+    }
+}
+
+/// Records that the range may need are gone.
+#[derive(Debug)]
+pub struct Missing {
+    pub topic: String,
+    pub partition: i32,
+    /// The first offset that is left there.
+    pub low: i64,
+    /// Other partitions of which the same is to be said.
+    pub others: usize,
+    pub read_from_ms: i64,
+    /// From when on all of these hold everything; none where one holds nothing.
+    pub whole_from_ms: Option<i64>,
+    /// The first --from for which that is enough.
+    pub earliest_from_ms: Option<i64>,
+}
+
+impl std::fmt::Display for Missing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "'{}' partition {}", self.topic, self.partition)?;
+        if self.others > 0 {
+            write!(f, " and {} others", self.others)?;
+        }
+        write!(f, " lost what lay before offset {}; this range needs it from ", self.low)?;
+        write!(f, "{} on", Shown(self.read_from_ms))?;
+        if let (Some(whole_ms), Some(earliest_ms)) = (self.whole_from_ms, self.earliest_from_ms) {
+            let hole = Length(whole_ms.saturating_sub(self.read_from_ms));
+            write!(f, ", and all that is left begins at {}: a hole of up to {hole}", Shown(whole_ms))?;
+            write!(f, "; the earliest --from that misses nothing is {}", Shown(earliest_ms))?;
+        }
+        f.write_str("; --accept-gap goes on without it")
+    }
+}
+
+impl BackfillError {
+    /// For `map_err` of what is done with a file or folder.
+    pub(super) fn file(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::File { path, source }
+    }
+
+    /// Whether it was a person who ended it (exit code 4).
+    pub fn is_interrupted(&self) -> bool {
+        match self {
+            Self::Interrupted => true,
+            Self::Train(error) => error.is_interrupted(),
+            _ => false,
+        }
+    }
+
+    /// Whether the arguments are at fault (exit code 2), not the run.
+    pub fn is_usage(&self) -> bool {
+        match self {
+            Self::EmptyRange { .. } | Self::NoVersion { .. } => true,
+            Self::Samples(error) => matches!(error, SampleError::Extension { .. }),
+            Self::Train(error) => error.is_usage(),
+            _ => false,
+        }
+    }
+}
+
+impl From<ReadError> for BackfillError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::OffsetGone { topic, partition, offset, low, .. } if low > offset => Self::Hole {
+                topic: topic.to_string(),
+                partition,
+                from: offset,
+                to: low,
+                records: low - offset,
+            },
+            error => Self::Read(error),
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! `easq backfill`: a range of both input topics once more, exactly.
+//!
+//! ```text
+//!  range ─▶ plan ─▶ one feed per partition ─▶ merge ─▶ one join per partition number ─▶ sink ─▶ samples, model
+//! ```
+//!
+//! The join, the pairing and the training are those of the service; between them there is no Kafka.
+//! Answers match the views that they match live (invariant 3): that depends on the two logs alone. Which
+//! labels become a pair depends on their order, and that is the order of the merge: the same for every
+//! replay of a range (invariant 10), and not quite that of the service, where it is the order of arrival.
+//!
+//! - `range`: which part of the logs a range needs; `plan` asks Kafka for its offsets.
+//! - `merge`: the one order of all records.
+//! - `replay`: feeds, merge and joins together.
+//! - `sink`: what becomes of the join's outputs; `account` says what was read and what came of it, `watch` how
+//!   far it has come.
+
+mod account;
+mod args;
+mod error;
+mod merge;
+mod plan;
+mod range;
+mod replay;
+mod run;
+mod sink;
+mod time;
+mod watch;
+
+pub(crate) use args::Args;
+pub(crate) use error::BackfillError;
+pub(crate) use run::run;

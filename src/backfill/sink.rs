@@ -1,0 +1,151 @@
+//! What becomes of the join's outputs: counted, written, learned.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use prost::Message;
+use tempfile::NamedTempFile;
+
+use super::error::BackfillError;
+use super::range::Range;
+use crate::contract::samples::{self, SampleWriter};
+use crate::contract::v1::{
+    BehaviorGroup, PreferencePair, QuestionnaireResponse, Sample, envelope, sample::Sample as Kind,
+};
+use crate::join::{Output, OutputKind};
+use crate::offline::Learning;
+
+/// What the range gave.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Given {
+    pub labels: u64,
+    pub pairs: u64,
+    pub groups: u64,
+    /// Labels before the range, which only gave partners.
+    pub run_in_labels: u64,
+}
+
+/// Takes the join's outputs, in order.
+pub struct Sink {
+    range: Range,
+    given: Given,
+    /// Whether the last label lies in the range: its pairs follow it.
+    is_label_given: bool,
+    pub samples: Option<SampleFile>,
+    pub learning: Option<Learning>,
+}
+
+impl Sink {
+    pub fn new(range: Range, samples: Option<SampleFile>, learning: Option<Learning>) -> Self {
+        Self { range, given: Given::default(), is_label_given: false, samples, learning }
+    }
+
+    pub fn given(&self) -> Given {
+        self.given
+    }
+
+    /// Takes the next output.
+    ///
+    /// # Errors
+    /// It cannot be written or learned.
+    pub fn take(&mut self, output: &Output) -> Result<(), BackfillError> {
+        let payload = output.payload.clone().unwrap_or_default();
+        match output.kind {
+            OutputKind::LabelledView => {
+                let label = envelope::LabelledView::decode(payload)?;
+                let time_ms = QuestionnaireResponse::decode(label.response)?.event_time_ms;
+                self.is_label_given = self.range.holds(time_ms);
+                self.given.labels += u64::from(self.is_label_given);
+                self.given.run_in_labels += u64::from(time_ms < self.range.from_ms);
+            }
+            OutputKind::PreferencePair if self.is_label_given => {
+                self.given.pairs += 1;
+                if self.wants_samples() {
+                    self.deliver(Kind::PreferencePair(PreferencePair::decode(payload)?))?;
+                }
+            }
+            OutputKind::BehaviorGroup => {
+                let time_ms = envelope::BehaviorGroup::decode(payload.clone())?.event_time_ms;
+                if self.range.holds(time_ms) {
+                    self.given.groups += 1;
+                    if self.wants_samples() {
+                        self.deliver(Kind::BehaviorGroup(BehaviorGroup::decode(payload)?))?;
+                    }
+                }
+            }
+            OutputKind::PreferencePair | OutputKind::Late | OutputKind::DeadLetter => {}
+        }
+        Ok(())
+    }
+
+    fn wants_samples(&self) -> bool {
+        self.samples.is_some() || self.learning.is_some()
+    }
+
+    fn deliver(&mut self, sample: Kind) -> Result<(), BackfillError> {
+        let sample = Sample { sample: Some(sample) };
+        if let Some(file) = &mut self.samples {
+            file.writer.write(&sample)?;
+        }
+        if let Some(learning) = &mut self.learning {
+            learning.take(sample)?;
+        }
+        Ok(())
+    }
+}
+
+/// A sample file that is not there before it is whole.
+pub struct SampleFile {
+    path: PathBuf,
+    temporary: NamedTempFile,
+    writer: SampleWriter,
+}
+
+impl SampleFile {
+    /// Begins a file that is to become `path`.
+    ///
+    /// # Errors
+    /// Its name is not that of a sample file, or its folder takes no file.
+    pub fn create(path: &Path) -> Result<Self, BackfillError> {
+        samples::check_name(path)?;
+        let suffix = format!(".{}", path.extension().unwrap_or_default().to_string_lossy());
+        let temporary = temporary(path, &suffix).map_err(BackfillError::file(path))?;
+        let writer = SampleWriter::create(temporary.path())?;
+        Ok(Self { path: path.to_owned(), temporary, writer })
+    }
+
+    /// Puts the file in place, and `account` beside it.
+    ///
+    /// # Errors
+    /// The disk takes no more.
+    pub fn finish(self, account: &str) -> Result<(), BackfillError> {
+        self.writer.finish()?;
+        let beside = account_path(&self.path);
+        let written = temporary(&beside, ".json").and_then(|mut file| {
+            io::Write::write_all(&mut file, account.as_bytes())?;
+            place(file, &beside)
+        });
+        written.map_err(BackfillError::file(&beside))?;
+        place(self.temporary, &self.path).map_err(BackfillError::file(&self.path))
+    }
+}
+
+/// Where the account of a sample file lies.
+fn account_path(samples: &Path) -> PathBuf {
+    let mut name = samples.file_name().unwrap_or_default().to_owned();
+    name.push(".backfill.json");
+    samples.with_file_name(name)
+}
+
+fn temporary(beside: &Path, suffix: &str) -> io::Result<NamedTempFile> {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = beside.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // What the umask leaves of it, as for any other file.
+    let permissions = std::fs::Permissions::from_mode(0o666);
+    tempfile::Builder::new().prefix(".easq-").suffix(suffix).permissions(permissions).tempfile_in(folder)
+}
+
+fn place(file: NamedTempFile, path: &Path) -> io::Result<()> {
+    file.as_file().sync_all()?;
+    file.persist(path).map(|_| ()).map_err(|error| error.error)
+}

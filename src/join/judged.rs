@@ -1,0 +1,43 @@
+//! An input record with what validation says of it.
+
+use super::{Config, Side};
+use crate::contract::validate::{self, Response, View};
+use crate::contract::{InputRecord, Rejection};
+
+/// A record that has been validated and not yet been joined: its event time is known, so that whoever
+/// reads several partitions can put their records in an order.
+#[derive(Debug)]
+pub struct Judged {
+    pub(super) record: InputRecord,
+    pub(super) verdict: Verdict,
+}
+
+#[derive(Debug)]
+pub(super) enum Verdict {
+    View(Result<View, Rejection>),
+    Response(Result<Response, Rejection>),
+}
+
+impl Judged {
+    /// Validates a record of an input, as the join does.
+    pub fn new(config: &Config, side: Side, record: InputRecord) -> Judged {
+        let verdict = match side {
+            Side::Views => Verdict::View(validate::behavior(&record, &config.limits)),
+            Side::Responses => Verdict::Response(validate::response(&record, &config.limits)),
+        };
+        Judged { record, verdict }
+    }
+
+    /// Of a record that is not rejected: a rejected one moves no stream time.
+    pub fn event_time_ms(&self) -> Option<i64> {
+        match &self.verdict {
+            Verdict::View(view) => view.as_ref().ok().map(|view| view.event_time_ms),
+            Verdict::Response(response) => response.as_ref().ok().map(|response| response.event_time_ms),
+        }
+    }
+
+    /// Its place in its partition.
+    pub fn offset(&self) -> i64 {
+        self.record.offset
+    }
+}

@@ -1,0 +1,533 @@
+//! `easq backfill`: a range of the two input topics once more. It gives what the two logs say, the same
+//! bytes each time, and nothing that runs beside it notices.
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use easq::contract::samples::SampleReader;
+use easq::contract::v1::{
+    Answer, BehaviorEvent, BehaviorGroup, LabelledView, PreferencePair, QuestionnaireResponse, Source, sample,
+};
+use easq::kafka::topics::Admin;
+use easq::settings::Settings;
+use prost::Message;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use serde_json::Value;
+use support::joiners::{self, Joiner};
+use support::oracle::{self, JoinTruth};
+use support::trainers::{self, Trainer};
+use support::{Easq, Input, Kafka, Line, Record, eventually, response, view, world};
+
+const DEADLINE: Duration = Duration::from_secs(120);
+const PARTITIONS: i32 = 3;
+const VIEWS: u64 = 30_000;
+const SPAN_MS: i64 = 6 * 3_600_000;
+const SEED: u64 = 20_260_731;
+const HOUR_MS: i64 = 3_600_000;
+const MINUTE_MS: i64 = 60_000;
+
+/// A line with the synthetic world in its inputs, and what a replay of some of it wrote.
+struct Run {
+    line: Line,
+    range: (i64, i64),
+    views: Vec<Record>,
+    responses: Vec<Record>,
+    truth: JoinTruth,
+    dir: tempfile::TempDir,
+}
+
+static RUN: LazyLock<Run> = LazyLock::new(run);
+
+fn line(prefix: &str) -> Line {
+    Line::new(prefix)
+        .set("train.device", "cpu")
+        .set("train.batch_groups", 8)
+        .set("train.reservoir_pairs", 64)
+        .set("train.normalizer_views", 3000)
+}
+
+fn run() -> Run {
+    println!("seed {SEED}");
+    let line = line("backfill");
+    line.create_topics(PARTITIONS);
+    let settings = line.settings();
+    world::write(&line, &world::deliveries(&settings, VIEWS, SPAN_MS, SEED, PARTITIONS));
+    let views = Kafka::shared().read_to_end(&settings.topics.behavior);
+    let responses = Kafka::shared().read_to_end(&settings.topics.responses);
+    let truth = oracle::join(&settings.topics, &settings.join, &views, &responses);
+    let start_ms = views.iter().filter_map(|record| record.timestamp_ms).min().expect("views");
+    let range = (start_ms + 3 * HOUR_MS, start_ms + 5 * HOUR_MS);
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let run = Run { line, range, views, responses, truth, dir };
+    let (model, samples) = (run.path("model"), run.path("samples.pb"));
+    // The run-in reaches back to the first record: so pairs are those of the whole log.
+    run.replay(&run.line, &["--output", text(&model), "--samples", text(&samples), "--pair-run-in", "6h"]);
+    run
+}
+
+impl Run {
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn replay(&self, line: &Line, more: &[&str]) -> String {
+        replayed(line, self.range, more)
+    }
+
+    fn holds(&self, time_ms: i64) -> bool {
+        (self.range.0..self.range.1).contains(&time_ms)
+    }
+
+    fn samples(&self) -> Vec<sample::Sample> {
+        let samples = SampleReader::open(self.path("samples.pb")).expect("a sample file");
+        samples.map(|sample| sample.expect("a sample").sample.expect("a known sample")).collect()
+    }
+
+    fn pairs(&self) -> Vec<PreferencePair> {
+        let pair = |sample| match sample {
+            sample::Sample::PreferencePair(pair) => Some(pair),
+            _ => None,
+        };
+        self.samples().into_iter().filter_map(pair).collect()
+    }
+
+    fn account(&self) -> Value {
+        let json = fs::read(self.path("model/backfill.json")).expect("the account");
+        serde_json::from_slice(&json).expect("JSON")
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a temporary path is text")
+}
+
+fn time(ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(ms).expect("a time").to_string()
+}
+
+/// The command line of a replay.
+fn command(line: &Line, range: (i64, i64), more: &[&str]) -> Vec<String> {
+    let (from, to) = (time(range.0), time(range.1));
+    line.arguments(&[&["backfill", "--from", &from, "--to", &to], more].concat())
+}
+
+#[track_caller]
+fn replayed(line: &Line, range: (i64, i64), more: &[&str]) -> String {
+    let (status, output) = Easq::run(command(line, range, more), DEADLINE);
+    assert!(status.success(), "{output}");
+    output
+}
+
+/// Runs to an error with this exit code; what it says.
+#[track_caller]
+fn refused(line: &Line, range: (i64, i64), more: &[&str], code: i32) -> String {
+    let (status, output) = Easq::run(command(line, range, more), DEADLINE);
+    assert_eq!(status.code(), Some(code), "{output}");
+    output.lines().last().expect("a process that fails says why").to_owned()
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).expect("a folder");
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    names(dir).into_iter().map(|name| (name.clone(), fs::read(dir.join(name)).expect("a file"))).collect()
+}
+
+#[track_caller]
+fn assert_same(left: &BTreeMap<String, Vec<u8>>, right: &BTreeMap<String, Vec<u8>>) {
+    assert_eq!(left.keys().collect::<Vec<_>>(), right.keys().collect::<Vec<_>>());
+    let unlike: Vec<_> = left.iter().filter(|(name, bytes)| right[*name] != **bytes).collect();
+    assert!(unlike.is_empty(), "{:?}", unlike.iter().map(|(name, _)| name).collect::<Vec<_>>());
+}
+
+fn answered_at(label: &LabelledView) -> i64 {
+    label.response.as_ref().expect("a label has its answer").event_time_ms
+}
+
+fn of_view(label: &LabelledView) -> Source {
+    label.view_source.clone().expect("a label names its view")
+}
+
+#[test]
+fn invariant_10_two_replays_of_a_range_write_the_same_bytes_whatever_a_fetch_holds() {
+    let run = &*RUN;
+    let line = run.line.clone().set("kafka.properties.max.partition.fetch.bytes", 30_000);
+    let line = line.set("kafka.properties.queued.max.messages.kbytes", 64);
+    let (model, samples) = (run.path("again"), run.path("again.pb"));
+    run.replay(&line, &["--output", text(&model), "--samples", text(&samples), "--pair-run-in", "6h"]);
+    assert_same(&contents(&run.path("model")), &contents(&model));
+    assert!(fs::read(run.path("samples.pb")).expect("samples") == fs::read(&samples).expect("samples"));
+    let account = |name: &str| fs::read(run.path(name)).expect("an account beside the samples");
+    assert_eq!(account("samples.pb.backfill.json"), account("again.pb.backfill.json"));
+    assert_eq!(account("samples.pb.backfill.json"), account("model/backfill.json"));
+}
+
+#[test]
+fn invariant_10_the_sample_file_teaches_what_the_replay_learned() {
+    let run = &*RUN;
+    let model = run.path("from-file");
+    let samples = run.path("samples.pb");
+    let words = ["train", "--samples", text(&samples), "--output", text(&model)];
+    let (status, output) = Easq::run(run.line.arguments(&words), DEADLINE);
+    assert!(status.success(), "{output}");
+    let mut replayed = contents(&run.path("model"));
+    assert!(replayed.remove("backfill.json").is_some(), "the account lies beside the model");
+    assert_eq!(names(&model).len(), 5, "{:?}", names(&model));
+    assert_same(&replayed, &contents(&model));
+}
+
+#[test]
+fn invariant_3_the_labels_are_those_of_a_brute_force_join() {
+    let run = &*RUN;
+    let expected: Vec<&LabelledView> =
+        run.truth.labelled.iter().filter(|label| run.holds(answered_at(label))).collect();
+    assert!(expected.len() > 300, "only {} labels: the range proves nothing", expected.len());
+    let account = run.account();
+    assert_eq!(account["labels"], expected.len());
+    for side in ["views", "responses"] {
+        for exception in ["evicted", "late_after_idle", "lost_to_retention"] {
+            assert_eq!(account[side][exception], 0, "{side} {exception}");
+        }
+    }
+    // With so many answers before the range every label is in a pair, unless it is uncertain.
+    let is_certain = |label: &&&LabelledView| {
+        label.response.as_ref().is_some_and(|response| response.answer() != Answer::Uncertain)
+    };
+    let mut found: BTreeMap<(i32, i64), LabelledView> = BTreeMap::new();
+    for label in run.pairs().into_iter().flat_map(|pair| [pair.chosen, pair.rejected]).flatten() {
+        let source = of_view(&label);
+        found.insert((source.partition, source.offset), label);
+    }
+    found.retain(|_, label| run.holds(answered_at(label)));
+    for expected in expected.iter().filter(is_certain) {
+        let source = of_view(expected);
+        match found.remove(&(source.partition, source.offset)) {
+            Some(label) => assert_eq!(label, **expected),
+            None => panic!("no pair has the label of {source:?}"),
+        }
+    }
+    assert!(found.is_empty(), "{} labels that are none", found.len());
+}
+
+#[test]
+fn the_groups_are_those_whose_last_view_lies_in_the_range() {
+    let run = &*RUN;
+    let by_source = |group: &BehaviorGroup| {
+        let source = group.first_source.as_ref().expect("a group names its first source");
+        (source.partition, source.offset)
+    };
+    let mut expected: Vec<BehaviorGroup> =
+        run.truth.groups.iter().filter(|group| run.holds(group.event_time_ms)).cloned().collect();
+    expected.sort_by_key(by_source);
+    let group = |sample| match sample {
+        sample::Sample::BehaviorGroup(group) => Some(group),
+        _ => None,
+    };
+    let mut found: Vec<BehaviorGroup> = run.samples().into_iter().filter_map(group).collect();
+    found.sort_by_key(by_source);
+    assert!(expected.len() > 300, "only {} groups: the range proves nothing", expected.len());
+    assert!(found == expected, "{} groups, expected {}", found.len(), expected.len());
+    assert_eq!(run.account()["behavior_groups"], expected.len());
+}
+
+/// For each record of a partition, the greatest event time up to it.
+fn stream_times(records: &[Record], event_time_ms: impl Fn(&Record) -> i64) -> BTreeMap<(i32, i64), i64> {
+    let mut greatest: BTreeMap<i32, i64> = BTreeMap::new();
+    let mut times = BTreeMap::new();
+    for record in records.iter().filter(|record| record.header(world::SPOILED).is_none()) {
+        let time_ms = greatest.entry(record.partition).or_insert(i64::MIN);
+        *time_ms = event_time_ms(record).max(*time_ms);
+        times.insert((record.partition, record.offset), *time_ms);
+    }
+    times
+}
+
+/// The order is that of the merge: of two records the one of lower stream time first, of equal ones the
+/// view. A label is there when the second of its records is.
+#[test]
+fn invariant_5_the_pairs_follow_from_the_order_of_the_merge() {
+    let run = &*RUN;
+    let views = stream_times(&run.views, |record| record.decode::<BehaviorEvent>().event_time_ms);
+    let responses = stream_times(&run.responses, |r| r.decode::<QuestionnaireResponse>().event_time_ms);
+    let place = |label: &LabelledView| {
+        let view = of_view(label);
+        let answer = label.response_source.clone().expect("a label names its answer");
+        let view = (views[&(view.partition, view.offset)], 0, view.offset);
+        view.max((responses[&(answer.partition, answer.offset)], 1, answer.offset))
+    };
+    let mut expected: BTreeMap<i32, Vec<PreferencePair>> = BTreeMap::new();
+    for partition in 0..PARTITIONS {
+        let of_partition = |label: &&LabelledView| of_view(label).partition == partition;
+        let mut labels: Vec<LabelledView> = run.truth.labelled.iter().filter(of_partition).cloned().collect();
+        labels.sort_by_key(place);
+        let newer = |pair: &PreferencePair| {
+            let both = [pair.chosen.as_ref(), pair.rejected.as_ref()];
+            both.into_iter().flatten().max_by_key(|label| place(label)).cloned().expect("two labels")
+        };
+        let mut pairs = oracle::pairs(&run.line.settings().join, &labels);
+        pairs.retain(|pair| run.holds(answered_at(&newer(pair))));
+        expected.insert(partition, pairs);
+    }
+    let mut found: BTreeMap<i32, Vec<PreferencePair>> = BTreeMap::new();
+    for pair in run.pairs() {
+        let partition = of_view(pair.chosen.as_ref().expect("a pair has two labels")).partition;
+        found.entry(partition).or_default().push(pair);
+    }
+    assert!(found.values().map(Vec::len).sum::<usize>() > 500, "too few pairs prove nothing");
+    assert_eq!(found, expected);
+    assert_eq!(run.account()["preference_pairs"], run.pairs().len());
+}
+
+/// Everything that a service has in Kafka.
+#[derive(PartialEq)]
+struct State {
+    /// Offset and metadata, of the joiner for each input partition, and of the trainer.
+    committed: Vec<Option<(i64, String)>>,
+    /// Of all its topics, the inputs included.
+    records: BTreeMap<String, Vec<Record>>,
+}
+
+fn state(line: &Line) -> State {
+    let settings = line.settings();
+    let (topics, model) = (&settings.topics, &settings.model.name);
+    let registry = topics.registry(model);
+    let inputs = [&topics.behavior, &topics.responses];
+    let joiner = inputs.into_iter().flat_map(|topic| {
+        (0..PARTITIONS).map(|number| Kafka::shared().committed(&settings.joiner.group, topic, number))
+    });
+    let trainer = Kafka::shared().committed(&format!("easq-trainer-{model}"), &registry, 0);
+    let outputs = [&topics.labelled_views, &topics.preference_pairs, &topics.behavior_groups, &topics.late];
+    let all = inputs.into_iter().chain(outputs).chain([&topics.dead_letters]).cloned();
+    let all = all.chain([topics.model(model), registry]);
+    let records = all.map(|topic| (topic.clone(), Kafka::shared().read_to_end(&topic))).collect();
+    State { committed: joiner.chain([trainer]).collect(), records }
+}
+
+/// Names of groups and topics that begin with `prefix`, or belong to no test.
+fn names_in_kafka(prefix: &str) -> BTreeSet<String> {
+    let client: BaseConsumer = Kafka::shared().client().create().expect("a valid configuration");
+    let groups = client.fetch_group_list(None, DEADLINE).expect("the groups");
+    let topics = client.fetch_metadata(None, DEADLINE).expect("the topics");
+    let groups = groups.groups().iter().map(|group| group.name().to_owned());
+    let topics = topics.topics().iter().map(|topic| topic.name().to_owned());
+    groups.chain(topics).filter(|name| name.starts_with(prefix) || name.starts_with("easq")).collect()
+}
+
+#[test]
+fn invariant_10_a_service_that_runs_notices_nothing_and_its_labels_are_those_of_the_replay() {
+    let line = line("backfill-beside").set("publish.checkpoint_interval_ms", 1000);
+    line.create_topics(PARTITIONS);
+    let settings = line.settings();
+    let deliveries = world::deliveries(&settings, VIEWS / 3, SPAN_MS / 3, SEED + 1, PARTITIONS);
+    let (most, rest) = deliveries.split_at(deliveries.len() - 100);
+    world::write(&line, most);
+    let joiner = Joiner::start(&line, "live");
+    joiners::consumed_to_the_end(&line, PARTITIONS);
+    let trainer = Trainer::start(&line);
+    trainers::production_learns_all(&line);
+    let mut before = state(&line);
+    eventually(DEADLINE, "the service has nothing left to do", || {
+        let now = state(&line);
+        std::mem::replace(&mut before, now) == before
+    });
+    let prefix = settings.model.name.trim_end_matches(".name");
+    let names = names_in_kafka(prefix);
+    let version = support::lineage::registry(&settings).newest_checkpoint().expect("a checkpoint").version;
+
+    let start_ms = deliveries[0].arrived_ms;
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (model, samples) = (dir.path().join("model"), dir.path().join("samples.jsonl"));
+    let base = version.to_string();
+    let more = ["--output", text(&model), "--samples", text(&samples), "--base", &base];
+    replayed(&line, (start_ms - HOUR_MS, start_ms + SPAN_MS), &more);
+
+    assert!(state(&line) == before, "the replay changed something of the service");
+    assert_eq!(names_in_kafka(prefix), names);
+    world::write(&line, rest);
+    joiners::consumed_to_the_end(&line, PARTITIONS);
+    joiner.stop();
+    trainer.stop();
+    compare_with_the_service(&before.records, &settings, &dir);
+}
+
+/// The labels are the same; of the pairs most are, since arrival has almost the order of event time.
+fn compare_with_the_service(
+    records: &BTreeMap<String, Vec<Record>>,
+    settings: &Settings,
+    dir: &tempfile::TempDir,
+) {
+    let account = fs::read(dir.path().join("model/backfill.json")).expect("the account");
+    let account: Value = serde_json::from_slice(&account).expect("JSON");
+    let labels = &records[&settings.topics.labelled_views];
+    assert!(labels.len() > 100, "only {} labels", labels.len());
+    assert_eq!(account["labels"], labels.len());
+    let samples = SampleReader::open(dir.path().join("samples.jsonl")).expect("a sample file");
+    let mut replayed = BTreeSet::new();
+    for sample in samples {
+        if let Some(sample::Sample::PreferencePair(pair)) = sample.expect("a sample").sample {
+            replayed.insert(pair.encode_to_vec());
+        }
+    }
+    let live = &records[&settings.topics.preference_pairs];
+    let live: BTreeSet<Vec<u8>> =
+        live.iter().map(|record| record.decode::<PreferencePair>().encode_to_vec()).collect();
+    let labels_of = |pairs: &BTreeSet<Vec<u8>>| -> BTreeSet<(i32, i64)> {
+        let pairs = pairs.iter().map(|pair| PreferencePair::decode(&pair[..]).expect("a pair"));
+        let labels = pairs.flat_map(|pair| [pair.chosen, pair.rejected]).flatten();
+        labels.map(|label| of_view(&label)).map(|source| (source.partition, source.offset)).collect()
+    };
+    let (ours, theirs) = (labels_of(&replayed), labels_of(&live));
+    let written: BTreeSet<(i32, i64)> = labels
+        .iter()
+        .map(|record| of_view(&record.decode()))
+        .map(|source| (source.partition, source.offset))
+        .collect();
+    assert!(ours.is_subset(&written) && theirs.is_subset(&written), "a pair of something that is no label");
+    let equal = replayed.intersection(&live).count();
+    println!("pairs: {} of the service, {} of the replay, {equal} of both", live.len(), replayed.len());
+    assert!(equal * 2 > live.len(), "{equal} of {} pairs are the same", live.len());
+}
+
+#[test]
+fn a_replay_goes_on_from_a_folder_as_training_from_a_file_does() {
+    let run = &*RUN;
+    let (replayed, from_file) = (run.path("on-replayed"), run.path("on-from-file"));
+    let (first, samples) = (run.path("model"), run.path("samples.pb"));
+    run.replay(&run.line, &["--output", text(&replayed), "--base", text(&first), "--pair-run-in", "6h"]);
+    let words = ["train", "--samples", text(&samples), "--init", text(&first), "--output", text(&from_file)];
+    let (status, output) = Easq::run(run.line.arguments(&words), DEADLINE);
+    assert!(status.success(), "{output}");
+    let mut written = contents(&replayed);
+    written.remove("backfill.json");
+    assert_same(&written, &contents(&from_file));
+}
+
+#[test]
+fn ctrl_c_ends_a_replay_with_exit_code_4_and_nothing_is_written() {
+    let run = &*RUN;
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (model, samples) = (dir.path().join("model"), dir.path().join("samples.pb"));
+    let more = ["--output", text(&model), "--samples", text(&samples)];
+    let failpoints = [("FAILPOINTS", "backfill-record=9000*off->1*return(INT)->sleep(1)")];
+    let mut process = Easq::start_with(command(&run.line, run.range, &more), failpoints);
+    let status = process.wait(DEADLINE);
+    assert_eq!(status.code(), Some(4), "{}", process.output());
+    assert!(process.output().contains("interrupted before the end of the range"), "{}", process.output());
+    assert_eq!(names(dir.path()), [""; 0]);
+}
+
+#[test]
+fn only_joining_writes_nothing_and_says_what_came_of_it() {
+    let run = &*RUN;
+    let output = run.replay(&run.line, &["--join-only"]);
+    let account = run.account();
+    for part in [format!("labels {}", account["labels"]), format!("groups {}", account["behavior_groups"])] {
+        let words: String = output.replace(['│', '┆'], " ").split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains(&part), "{part}: {words}");
+    }
+}
+
+#[test]
+fn a_range_that_is_none_is_wrong_usage() {
+    let run = &*RUN;
+    let (from_ms, to_ms) = run.range;
+    let says = refused(&run.line, (to_ms, from_ms), &["--join-only"], 2);
+    assert!(says.contains(&time(to_ms)) && says.contains("does not lie before"), "{says}");
+    for (from, hint) in [("2026-01-31T06:00:00", "has no time zone"), ("6h", "-6h"), ("noon", "RFC 3339")] {
+        let words = ["backfill", "--from", from, "--to", "now", "--join-only"];
+        let (status, output) = Easq::run(run.line.arguments(&words), DEADLINE);
+        assert!(status.code() == Some(2) && output.contains(hint), "{output}");
+    }
+    let says = refused(&run.line, run.range, &[], 2);
+    assert!(says.contains("--help"), "{says}");
+}
+
+#[test]
+fn a_range_with_nothing_in_it_says_what_there_is() {
+    let run = &*RUN;
+    let newest = run.views.iter().chain(&run.responses).filter_map(|record| record.timestamp_ms).max();
+    let newest_ms = newest.expect("records");
+    let range = (newest_ms + 4 * HOUR_MS, newest_ms + 5 * HOUR_MS);
+    let says = refused(&run.line, range, &["--join-only"], 1);
+    assert!(says.contains("hold no record from") && says.contains(&time(newest_ms)), "{says}");
+    let empty = line("backfill-empty");
+    empty.create_topics(1);
+    let says = refused(&empty, range, &["--join-only"], 1);
+    assert!(says.ends_with("hold no record"), "{says}");
+    let says = refused(&line("backfill-nowhere"), range, &["--join-only"], 1);
+    assert!(says.contains("does not exist"), "{says}");
+}
+
+/// A view each minute for five hours, in one partition; the first `answered` of them with their answers.
+fn minutely(prefix: &str, answered: i64) -> (Line, i64) {
+    let start_ms = 1_750_000_000_000;
+    let line = line(prefix);
+    line.create_topics(1);
+    let topics = line.settings().topics;
+    let at = |minute: i64| start_ms + minute * MINUTE_MS;
+    let views = (0..300).map(|minute| {
+        let event = view("user", &format!("impression-{minute}"), at(minute));
+        Input::new("user", event.encode_to_vec(), at(minute))
+    });
+    let answers = (0..answered).map(|minute| {
+        let event = response("user", &format!("impression-{minute}"), at(minute) + 1, Answer::Satisfied);
+        Input::new("user", event.encode_to_vec(), at(minute) + 1)
+    });
+    line.kafka().produce(&topics.behavior, &views.collect::<Vec<_>>());
+    line.kafka().produce(&topics.responses, &answers.collect::<Vec<_>>());
+    (line, start_ms)
+}
+
+fn account_of(line: &Line, range: (i64, i64), more: &[&str]) -> Value {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let file = dir.path().join("samples.pb");
+    replayed(line, range, &[&["--samples", text(&file)], more].concat());
+    let account = fs::read(dir.path().join("samples.pb.backfill.json")).expect("the account");
+    serde_json::from_slice(&account).expect("JSON")
+}
+
+/// Invariant 12.
+#[test]
+fn an_input_that_has_ended_does_not_make_the_window_grow() {
+    let (line, start_ms) = minutely("backfill-silent", 60);
+    let line = line.set("join.max_waiting_records", 100);
+    let account = account_of(&line, (start_ms, start_ms + 5 * HOUR_MS), &[]);
+    assert_eq!((&account["labels"], &account["views"]["evicted"]), (&60.into(), &0.into()));
+}
+
+#[test]
+fn a_range_of_which_something_is_gone_says_how_much_and_what_is_left() {
+    let (line, start_ms) = minutely("backfill-gone", 300);
+    let settings = line.settings();
+    let low = 120;
+    let admin = Admin::new(&settings.kafka).expect("a valid configuration");
+    admin.delete_records_below(&settings.topics.behavior, 0, low).expect("deleted");
+    let left_ms = start_ms + low * MINUTE_MS;
+    let range = (start_ms + 200 * MINUTE_MS, start_ms + 210 * MINUTE_MS);
+
+    // It begins to be read 30 + 2 + 10 + 60 minutes before.
+    let says = refused(&line, range, &["--join-only"], 1);
+    let topic = &settings.topics.behavior;
+    for part in [topic.as_str(), "offset 120", &time(left_ms), "a hole of up to 22m", "--accept-gap"] {
+        assert!(says.contains(part), "{part}: {says}");
+    }
+    let earliest_ms = left_ms + 102 * MINUTE_MS + 1;
+    assert!(says.contains(&format!("misses nothing is {}", time(earliest_ms))), "{says}");
+    replayed(&line, (earliest_ms, earliest_ms + 1), &["--join-only"]);
+    refused(&line, (earliest_ms - 1, earliest_ms), &["--join-only"], 1);
+
+    let account = account_of(&line, range, &["--accept-gap"]);
+    let lacks: Vec<&Value> = account["inputs"].as_array().expect("a list").iter().collect();
+    assert_eq!((&lacks[0]["lacks_records"], &lacks[1]["lacks_records"]), (&true.into(), &false.into()));
+    assert_eq!(account["labels"], 10);
+}
