@@ -328,7 +328,7 @@ fn invariant_10_a_service_that_runs_notices_nothing_and_its_labels_are_those_of_
     let line = line("backfill-beside").set("publish.checkpoint_interval_ms", 1000);
     line.create_topics(PARTITIONS);
     let settings = line.settings();
-    let deliveries = world::deliveries(&settings, VIEWS / 3, SPAN_MS / 3, SEED + 1, PARTITIONS);
+    let deliveries = world::deliveries(&settings, VIEWS / 5, SPAN_MS / 5, SEED + 1, PARTITIONS);
     let (most, rest) = deliveries.split_at(deliveries.len() - 100);
     world::write(&line, most);
     let joiner = Joiner::start(&line, "live");
@@ -412,18 +412,54 @@ fn a_replay_goes_on_from_a_folder_as_training_from_a_file_does() {
     assert_same(&written, &contents(&from_file));
 }
 
+/// Runs until a Ctrl-C that comes after the range has begun; what it says.
+#[track_caller]
+fn interrupted(arguments: Vec<String>) -> String {
+    let failpoints = [("FAILPOINTS", "backfill-look=4*off->1*return(INT)->sleep(20)")];
+    let mut process = Easq::start_with(arguments, failpoints);
+    let status = process.wait(DEADLINE);
+    assert_eq!(status.code(), Some(4), "{}", process.output());
+    process.output()
+}
+
 #[test]
-fn ctrl_c_ends_a_replay_with_exit_code_4_and_nothing_is_written() {
+fn ctrl_c_ends_a_replay_with_exit_code_4_and_no_sample_file_is_written() {
+    let run = &*RUN;
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let samples = dir.path().join("samples.pb");
+    let output = interrupted(command(&run.line, run.range, &["--samples", text(&samples)]));
+    assert!(output.contains("interrupted before the end of the range: nothing was written"), "{output}");
+    assert_eq!(names(dir.path()), [""; 0]);
+}
+
+#[test]
+fn invariant_10_an_interrupted_replay_goes_on_to_the_same_bytes() {
     let run = &*RUN;
     let dir = tempfile::tempdir().expect("a temporary folder");
     let (model, samples) = (dir.path().join("model"), dir.path().join("samples.pb"));
-    let more = ["--output", text(&model), "--samples", text(&samples)];
-    let failpoints = [("FAILPOINTS", "backfill-record=9000*off->1*return(INT)->sleep(1)")];
-    let mut process = Easq::start_with(command(&run.line, run.range, &more), failpoints);
-    let status = process.wait(DEADLINE);
-    assert_eq!(status.code(), Some(4), "{}", process.output());
-    assert!(process.output().contains("interrupted before the end of the range"), "{}", process.output());
-    assert_eq!(names(dir.path()), [""; 0]);
+    let outputs = ["--output", text(&model), "--samples", text(&samples)];
+    let output =
+        interrupted(command(&run.line, run.range, &[&outputs[..], &["--pair-run-in", "6h"]].concat()));
+    assert!(output.contains("--resume goes on"), "{output}");
+    assert_eq!(names(dir.path()), ["model.partial"]);
+    let progress = fs::read(dir.path().join("model.partial/resume.json")).expect("what was learned");
+    let progress: Value = serde_json::from_slice(&progress).expect("JSON");
+    let (learned, all) = (progress["samples"].as_u64().expect("a number"), run.samples().len() as u64);
+    assert!(0 < learned && learned < all, "{learned} of {all} samples were learned");
+
+    let resume = [&["backfill", "--resume"], &outputs[..]].concat();
+    let other = run.line.clone().set("train.batch_groups", 9).arguments(&resume);
+    let (status, output) = Easq::run(other, DEADLINE);
+    assert!(status.code() == Some(2) && output.contains("other settings"), "{output}");
+    let (status, output) = Easq::run(run.line.arguments(&resume), DEADLINE);
+    assert!(status.success(), "{output}");
+    assert_same(&contents(&run.path("model")), &contents(&model));
+    assert!(fs::read(run.path("samples.pb")).expect("samples") == fs::read(&samples).expect("samples"));
+    assert_eq!(names(dir.path()), ["model", "samples.pb", "samples.pb.backfill.json"]);
+    let anew = dir.path().join("anew");
+    let (status, output) =
+        Easq::run(run.line.arguments(&["backfill", "--resume", "--output", text(&anew)]), DEADLINE);
+    assert!(status.code() == Some(2) && output.contains("nothing was interrupted"), "{output}");
 }
 
 #[test]

@@ -19,11 +19,11 @@ use crate::offline::Precision;
 pub struct Args {
     /// Beginning of the range: RFC 3339 with a zone, as in 2026-01-31T06:00:00Z, or relative to now, as in
     /// -6h.
-    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
-    pub from: Moment,
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, required_unless_present = "resume")]
+    pub from: Option<Moment>,
     /// End of the range, which it does not include; `now` is allowed.
-    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
-    pub to: Moment,
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, required_unless_present = "resume")]
+    pub to: Option<Moment>,
     /// Folder for the model that is trained on the range, as of `easq train`; must not be there, or be
     /// empty. It appears whole or not at all.
     #[arg(long, value_name = "DIR")]
@@ -45,6 +45,11 @@ pub struct Args {
     /// Labels of so much time before --from can be partners in pairs.
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_length_ms)]
     pub pair_run_in: i64,
+    /// Go on where a replay into --output was interrupted: the same range and offsets, to the same bytes.
+    /// Name --samples again if they are wanted.
+    #[arg(long, requires = "output")]
+    #[arg(conflicts_with_all = ["from", "to", "base", "dtype", "pair_run_in", "accept_gap"])]
+    pub resume: bool,
     /// Go on although records that the range needs are gone from the topics.
     #[arg(long)]
     pub accept_gap: bool,

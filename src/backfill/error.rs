@@ -44,6 +44,18 @@ pub enum BackfillError {
     NoVersion { model: String, version: u64 },
     #[error("interrupted before the end of the range: nothing was written")]
     Interrupted,
+    #[error(
+        "interrupted before the end of the range: what was learned lies in '{}', and --resume goes on from it",
+        path.display()
+    )]
+    Resumable { path: PathBuf },
+    #[error("--resume: '{}' is not there: nothing was interrupted that could go on", path.display())]
+    NothingToResume { path: PathBuf },
+    #[error(
+        "--resume: '{}' was begun by easq {program} or with other settings of [topics], [input], [features], \
+         [reward], [join], [model] or [train]; set them back, or begin anew", path.display()
+    )]
+    OtherSettings { path: PathBuf, program: String },
     #[error(transparent)]
     Read(ReadError),
     #[error(transparent)]
@@ -129,7 +141,7 @@ impl BackfillError {
     /// Whether it was a person who ended it (exit code 4).
     pub fn is_interrupted(&self) -> bool {
         match self {
-            Self::Interrupted => true,
+            Self::Interrupted | Self::Resumable { .. } => true,
             Self::Train(error) => error.is_interrupted(),
             _ => false,
         }
@@ -138,7 +150,10 @@ impl BackfillError {
     /// Whether the arguments are at fault (exit code 2), not the run.
     pub fn is_usage(&self) -> bool {
         match self {
-            Self::EmptyRange { .. } | Self::NoVersion { .. } => true,
+            Self::EmptyRange { .. }
+            | Self::NoVersion { .. }
+            | Self::NothingToResume { .. }
+            | Self::OtherSettings { .. } => true,
             Self::Samples(error) => matches!(error, SampleError::Extension { .. }),
             Self::Train(error) => error.is_usage(),
             _ => false,

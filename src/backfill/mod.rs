@@ -12,6 +12,7 @@
 //! - `range`: which part of the logs a range needs; `plan` asks Kafka for its offsets.
 //! - `merge`: the one order of all records.
 //! - `replay`: feeds, merge and joins together.
+//! - `resume`: what an interrupted replay leaves behind.
 //! - `sink`: what becomes of the join's outputs; `account` says what was read and what came of it, `watch` how
 //!   far it has come.
 
@@ -22,6 +23,7 @@ mod merge;
 mod plan;
 mod range;
 mod replay;
+mod resume;
 mod run;
 mod sink;
 mod time;

@@ -27,6 +27,9 @@ pub trait Receiver {
     /// Ends the replay.
     fn take(&mut self, output: &Output) -> Result<(), BackfillError>;
 
+    /// Whether a stop may come now.
+    fn is_at_rest(&self) -> bool;
+
     /// Called now and then.
     fn look(&mut self, replay: &Replay);
 }
@@ -70,23 +73,26 @@ impl Replay {
     /// Gives what the join emits to `receiver`, in order, to the end of the range.
     ///
     /// # Errors
-    /// Of the receiver, of reading, and of the join; [`BackfillError::Interrupted`] after `stop`.
+    /// Of the receiver, of reading, and of the join; [`BackfillError::Interrupted`] after `stop`, as soon as the
+    /// receiver is at rest or no record comes.
     pub fn run(&mut self, receiver: &mut impl Receiver, stop: &StopToken) -> Result<(), BackfillError> {
         let mut effects = Effects::default();
+        let mut is_stopping = false;
         loop {
             match self.merge.step() {
                 Step::Read(number) => self.read(number, stop)?,
                 Step::Take(number, judged) => {
-                    failpoint("backfill-record");
                     self.take(number, judged, &mut effects)?;
                     for output in effects.outputs.drain(..) {
                         receiver.take(&output)?;
                     }
                     if self.records.is_multiple_of(LOOK_RECORDS) {
+                        failpoint("backfill-look");
                         receiver.look(self);
-                        if stop.is_stopped() {
-                            return Err(BackfillError::Interrupted);
-                        }
+                        is_stopping = stop.is_stopped();
+                    }
+                    if is_stopping && receiver.is_at_rest() {
+                        return Err(BackfillError::Interrupted);
                     }
                 }
                 Step::Over => return Ok(()),

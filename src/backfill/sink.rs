@@ -33,11 +33,42 @@ pub struct Sink {
     is_label_given: bool,
     pub samples: Option<SampleFile>,
     pub learning: Option<Learning>,
+    /// Samples of the range so far.
+    delivered: u64,
+    /// Samples that were learned before this replay began.
+    learned_before: u64,
+    /// No batch is open.
+    is_at_rest: bool,
 }
 
 impl Sink {
-    pub fn new(range: Range, samples: Option<SampleFile>, learning: Option<Learning>) -> Self {
-        Self { range, given: Given::default(), is_label_given: false, samples, learning }
+    /// `learned_before`: samples at the beginning that `learning` has taken already.
+    pub fn new(
+        range: Range,
+        samples: Option<SampleFile>,
+        learning: Option<Learning>,
+        learned_before: u64,
+    ) -> Self {
+        Self {
+            range,
+            given: Given::default(),
+            is_label_given: false,
+            samples,
+            learning,
+            delivered: 0,
+            learned_before,
+            is_at_rest: true,
+        }
+    }
+
+    /// Whether training could go on from the samples that have been delivered: no batch is open.
+    pub fn is_at_rest(&self) -> bool {
+        self.is_at_rest
+    }
+
+    /// Samples that the training state has taken.
+    pub fn learned(&self) -> u64 {
+        self.delivered.max(self.learned_before)
     }
 
     pub fn given(&self) -> Given {
@@ -87,8 +118,11 @@ impl Sink {
         if let Some(file) = &mut self.samples {
             file.writer.write(&sample)?;
         }
-        if let Some(learning) = &mut self.learning {
-            learning.take(sample)?;
+        self.delivered += 1;
+        if let Some(learning) = self.learning.as_mut().filter(|_| self.delivered > self.learned_before) {
+            let opens_batch = matches!(sample.sample, Some(Kind::BehaviorGroup(_)));
+            let has_stepped = learning.take(sample)?;
+            self.is_at_rest = has_stepped || (self.is_at_rest && !opens_batch);
         }
         Ok(())
     }

@@ -36,6 +36,10 @@ impl Receiver for Watch<'_> {
         self.sink.take(output)
     }
 
+    fn is_at_rest(&self) -> bool {
+        self.sink.is_at_rest()
+    }
+
     fn look(&mut self, replay: &Replay) {
         let Range { read_from_ms, read_until_ms, .. } = self.range;
         let given = self.sink.given();
