@@ -61,9 +61,11 @@ struct Arguments {
     bench: bool,
 }
 
-/// What a replay took.
+/// What a replay took: time that passed, and what the process, all of its threads, had of the processors in
+/// it. The second tells also on a machine that is busy with something else.
 struct Replayed {
     clock: Duration,
+    cpu: Duration,
     peak_mib: u64,
 }
 
@@ -75,12 +77,11 @@ fn main() -> ExitCode {
     let end_ms = START_MS + span_ms(&arguments) + 3_600_000;
     let (mut bare, mut joined) = (Vec::new(), Vec::new());
     for round in 1..=arguments.rounds {
-        let reading = read_barely(&line, arguments.partitions, records);
+        let (reading, bare_cpu) = read_barely(&line, arguments.partitions, records);
         let replayed = replay(&line, end_ms, &["--join-only"]);
-        println!(
-            "round {round}: bare {reading:.2?}, join-only {:.2?}, {} MiB",
-            replayed.clock, replayed.peak_mib
-        );
+        let Replayed { clock, cpu, peak_mib } = replayed;
+        println!("round {round}: bare {reading:.2?}, join-only {clock:.2?}, {peak_mib} MiB");
+        println!("round {round}: processor time of bare reading {bare_cpu:.2?}, of join-only {cpu:.2?}");
         bare.push(reading);
         joined.push(replayed);
     }
@@ -126,8 +127,9 @@ fn write(line: &Line, arguments: &Arguments) -> u64 {
     records
 }
 
-/// Reads and decodes all records, and nothing else; the time from the assignment to the last one.
-fn read_barely(line: &Line, partitions: i32, records: u64) -> Duration {
+/// Reads and decodes all records, and nothing else; the time from the assignment to the last one, and the
+/// processor time in it.
+fn read_barely(line: &Line, partitions: i32, records: u64) -> (Duration, Duration) {
     let mut config = line.kafka().client();
     config.set("group.id", "bare").set("isolation.level", "read_committed");
     config.set("enable.auto.commit", "false");
@@ -142,7 +144,7 @@ fn read_barely(line: &Line, partitions: i32, records: u64) -> Duration {
             assignment.add_partition_offset(topic, partition, Offset::Beginning).expect("an offset");
         }
     }
-    let begun = Instant::now();
+    let (begun, cpu_before) = (Instant::now(), cpu(std::process::id()));
     consumer.assign(&assignment).expect("an assignable list");
     let mut missing = records;
     while missing > 0 {
@@ -160,7 +162,7 @@ fn read_barely(line: &Line, partitions: i32, records: u64) -> Duration {
         }
         missing -= 1;
     }
-    begun.elapsed()
+    (begun.elapsed(), cpu(std::process::id()).saturating_sub(cpu_before))
 }
 
 /// Replays everything; the time from the start of the process to its end.
@@ -169,15 +171,25 @@ fn replay(line: &Line, end_ms: i64, more: &[&str]) -> Replayed {
     let (from, to) = (time(START_MS - 3_600_000), time(end_ms));
     let begun = Instant::now();
     let mut process = line.start(&[&["backfill", "--from", &from, "--to", &to], more].concat());
-    let mut peak_mib = 0;
+    let (mut peak_mib, mut used) = (0, Duration::ZERO);
     while process.is_running() {
+        used = used.max(cpu(process.id()));
         peak_mib = peak_mib.max(resident_peak_mib(&process));
         std::thread::sleep(Duration::from_millis(20));
     }
     let clock = begun.elapsed();
     let status = process.wait(PATIENCE);
     assert!(status.success(), "{}", process.output());
-    Replayed { clock, peak_mib }
+    Replayed { clock, cpu: used, peak_mib }
+}
+
+/// User and system time of a process so far, as `proc_pid_stat(5)` gives it: in hundredths of a second. 0
+/// when it has ended.
+fn cpu(process: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let ticks = fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().expect("ticks"));
+    Duration::from_millis(10 * ticks.sum::<u64>())
 }
 
 /// The most memory that the process has had, as `proc_pid_status(5)` gives it; 0 when it has ended.

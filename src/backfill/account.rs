@@ -52,8 +52,8 @@ impl Account {
             topic: stretch.topic.to_string(),
             partition: stretch.partition,
             from_offset: stretch.from,
-            next_offset: replay.next_offset(number),
-            stream_time: replay.stream_time_ms(number).map(|time_ms| Shown(time_ms).to_string()),
+            next_offset: replay.reader.next_offset(number),
+            stream_time: replay.reader.stream_time_ms(number).map(|time_ms| Shown(time_ms).to_string()),
             lacks_records: plan.lacking.contains(&number),
         });
         Self {

@@ -56,6 +56,8 @@ pub enum BackfillError {
          [reward], [join], [model] or [train]; set them back, or begin anew", path.display()
     )]
     OtherSettings { path: PathBuf, program: String },
+    #[error("the thread that reads cannot start: {0}")]
+    Thread(std::io::Error),
     #[error(transparent)]
     Read(ReadError),
     #[error(transparent)]

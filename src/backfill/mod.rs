@@ -11,7 +11,7 @@
 //!
 //! - `range`: which part of the logs a range needs; `plan` asks Kafka for its offsets.
 //! - `merge`: the one order of all records.
-//! - `replay`: feeds, merge and joins together.
+//! - `reader`: feeds and merge, on a thread of their own; `replay` joins what they give.
 //! - `resume`: what an interrupted replay leaves behind.
 //! - `sink`: what becomes of the join's outputs; `account` says what was read and what came of it, `watch` how
 //!   far it has come.
@@ -22,6 +22,7 @@ mod error;
 mod merge;
 mod plan;
 mod range;
+mod reader;
 mod replay;
 mod resume;
 mod run;

@@ -1,23 +1,30 @@
 //! The join of a range, without Kafka between its parts.
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
 
 use super::error::BackfillError;
-use super::merge::{Merge, Source, Step};
 use super::plan::Plan;
 use super::range::Range;
-use crate::contract::{InputRecord, Side};
-use crate::join::{Config, Effects, Judged, Output, PartitionJoin, Start};
-use crate::kafka::Record;
-use crate::kafka::reader::{Fed, Feeds};
+use super::reader::{Next, Reader};
+use crate::join::{Config, Effects, Output, PartitionJoin, Start};
 use crate::settings::Settings;
 use crate::supervise::{StopToken, failpoint};
 
-/// How long to wait for a partition before the stop is looked at.
-const POLL: Duration = Duration::from_millis(100);
 /// Records between two looks.
 const LOOK_RECORDS: u64 = 4096;
+/// Batches that may wait for the join.
+const WAITING_BATCHES: usize = 16;
+
+/// How far a replay has come.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Reached {
+    /// Records joined.
+    pub records: u64,
+    /// Event time; none before the first record.
+    pub time_ms: Option<i64>,
+}
 
 /// What a replay is for.
 pub trait Receiver {
@@ -31,19 +38,21 @@ pub trait Receiver {
     fn is_at_rest(&self) -> bool;
 
     /// Called now and then.
-    fn look(&mut self, replay: &Replay);
+    fn look(&mut self, reached: Reached);
 }
 
 /// A replay on its way.
 pub struct Replay {
-    config: Arc<Config>,
-    sources: Vec<Source>,
-    feeds: Feeds,
-    merge: Merge<Judged>,
+    pub reader: Reader,
+    joining: Joining,
+}
+
+/// What the thread of the join has.
+struct Joining {
     /// One for each partition number.
     joins: Vec<PartitionJoin>,
-    records: u64,
-    time_ms: Option<i64>,
+    reached: Reached,
+    effects: Effects,
 }
 
 impl Replay {
@@ -59,14 +68,10 @@ impl Replay {
             let partition = plan.sources[number].partition;
             PartitionJoin::new(Arc::clone(&config), partition, start(number), start(partitions + number))
         };
+        let joins = (0..partitions).map(join).collect();
         Ok(Self {
-            feeds: Feeds::begin(&settings.kafka, "backfill reader", plan.stretches.clone())?,
-            merge: Merge::new(&plan.sources, range.read_until_ms),
-            joins: (0..partitions).map(join).collect(),
-            sources: plan.sources.clone(),
-            config,
-            records: 0,
-            time_ms: None,
+            reader: Reader::begin(settings, config, plan, range)?,
+            joining: Joining { joins, reached: Reached::default(), effects: Effects::default() },
         })
     }
 
@@ -76,91 +81,65 @@ impl Replay {
     /// Of the receiver, of reading, and of the join; [`BackfillError::Interrupted`] after `stop`, as soon as the
     /// receiver is at rest or no record comes.
     pub fn run(&mut self, receiver: &mut impl Receiver, stop: &StopToken) -> Result<(), BackfillError> {
-        let mut effects = Effects::default();
-        let mut is_stopping = false;
-        loop {
-            match self.merge.step() {
-                Step::Read(number) => self.read(number, stop)?,
-                Step::Take(number, judged) => {
-                    self.take(number, judged, &mut effects)?;
-                    for output in effects.outputs.drain(..) {
-                        receiver.take(&output)?;
-                    }
-                    if self.records.is_multiple_of(LOOK_RECORDS) {
-                        failpoint("backfill-look");
-                        receiver.look(self);
-                        is_stopping = stop.is_stopped();
-                    }
-                    if is_stopping && receiver.is_at_rest() {
-                        return Err(BackfillError::Interrupted);
-                    }
-                }
-                Step::Over => return Ok(()),
-            }
-        }
+        let Self { reader, joining } = self;
+        let (sender, batches) = crossbeam_channel::bounded(WAITING_BATCHES);
+        thread::scope(|scope| {
+            let read = move || reader.run(&sender, stop);
+            let reading = thread::Builder::new().name("backfill reader".to_owned()).spawn_scoped(scope, read);
+            let reading = reading.map_err(BackfillError::Thread)?;
+            let joined = batches.iter().try_for_each(|batch| joining.take(batch, receiver, stop));
+            // Where the join has ended before, nobody takes what the reader would still send.
+            drop(batches);
+            let is_whole = reading.join().unwrap_or_else(|panic| resume_unwind(panic));
+            joined?;
+            if is_whole? { Ok(()) } else { Err(BackfillError::Interrupted) }
+        })
     }
 
-    fn read(&mut self, number: usize, stop: &StopToken) -> Result<(), BackfillError> {
-        match self.feeds.next(number, POLL)? {
-            Fed::Record(record) => {
-                let side = self.sources[number].side;
-                let judged = Judged::new(&self.config, side, input(record));
-                self.merge.give(number, judged.offset(), judged.event_time_ms(), judged);
-            }
-            Fed::End => self.merge.end(number),
-            Fed::Nothing if stop.is_stopped() => return Err(BackfillError::Interrupted),
-            Fed::Nothing => {}
-        }
-        Ok(())
-    }
-
-    fn take(&mut self, number: usize, judged: Judged, effects: &mut Effects) -> Result<(), BackfillError> {
-        self.records += 1;
-        self.time_ms = self.merge.stream_time_ms(number).or(self.time_ms);
-        let partitions = self.joins.len();
-        let (join, other) = match self.sources[number].side {
-            Side::Views => (&mut self.joins[number], number + partitions),
-            Side::Responses => (&mut self.joins[number - partitions], number - partitions),
-        };
-        if self.merge.is_over(other) {
-            // Nothing of it can match any more: its windows need not wait for it.
-            join.on_idle(self.sources[other].side);
-        }
-        Ok(join.on_judged(judged, effects)?)
-    }
-
-    /// Records joined so far.
-    pub fn records(&self) -> u64 {
-        self.records
-    }
-
-    /// The event time that has been reached; none before the first record.
-    pub fn time_ms(&self) -> Option<i64> {
-        self.time_ms
-    }
-
-    /// The offset behind the last record that was read of a source.
-    pub fn next_offset(&self, number: usize) -> i64 {
-        self.feeds.next_offset(number)
-    }
-
-    /// The stream time of a source; none where no record gave it one.
-    pub fn stream_time_ms(&self, number: usize) -> Option<i64> {
-        self.merge.stream_time_ms(number)
+    /// How far it has come.
+    pub fn reached(&self) -> Reached {
+        self.joining.reached
     }
 
     /// One for each partition number.
     pub fn joins(&self) -> &[PartitionJoin] {
-        &self.joins
+        &self.joining.joins
     }
 }
 
-fn input(record: Record) -> InputRecord {
-    InputRecord {
-        partition: record.partition,
-        offset: record.offset,
-        timestamp_ms: record.timestamp_ms,
-        key: record.key,
-        payload: record.payload,
+impl Joining {
+    fn take(
+        &mut self,
+        batch: Vec<Next>,
+        receiver: &mut impl Receiver,
+        stop: &StopToken,
+    ) -> Result<(), BackfillError> {
+        let is_stopping = stop.is_stopped();
+        for next in batch {
+            if is_stopping && receiver.is_at_rest() {
+                return Err(BackfillError::Interrupted);
+            }
+            self.join(next)?;
+            for output in self.effects.outputs.drain(..) {
+                receiver.take(&output)?;
+            }
+            if self.reached.records.is_multiple_of(LOOK_RECORDS) {
+                failpoint("backfill-look");
+                receiver.look(self.reached);
+            }
+        }
+        Ok(())
+    }
+
+    fn join(&mut self, next: Next) -> Result<(), BackfillError> {
+        self.reached.records += 1;
+        self.reached.time_ms = next.stream_time_ms.or(self.reached.time_ms);
+        let partitions = self.joins.len();
+        let join = &mut self.joins[next.number % partitions];
+        if next.is_other_over {
+            // Nothing of it can match any more: its windows need not wait for it.
+            join.on_idle(next.judged.side().other());
+        }
+        Ok(join.on_judged(next.judged, &mut self.effects)?)
     }
 }

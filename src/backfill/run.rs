@@ -112,7 +112,7 @@ fn replay(
     let mut replay = Replay::begin(settings, plan, range)?;
     let mut watch = Watch::new(sink, *range);
     let replayed = replay.run(&mut watch, stop);
-    watch.finish(&replay);
+    watch.finish(replay.reached());
     replayed?;
     if let Some(learning) = &mut sink.learning {
         learning.finish()?;

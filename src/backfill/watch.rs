@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::error::BackfillError;
 use super::range::Range;
-use super::replay::{Receiver, Replay};
+use super::replay::{Reached, Receiver};
 use super::sink::Sink;
 use super::time::{Length, Shown};
 use crate::join::Output;
@@ -25,8 +25,8 @@ impl<'a> Watch<'a> {
     }
 
     /// Leaves the last state behind.
-    pub fn finish(mut self, replay: &Replay) {
-        self.look(replay);
+    pub fn finish(mut self, reached: Reached) {
+        self.look(reached);
         self.progress.finish();
     }
 }
@@ -40,13 +40,13 @@ impl Receiver for Watch<'_> {
         self.sink.is_at_rest()
     }
 
-    fn look(&mut self, replay: &Replay) {
+    fn look(&mut self, reached: Reached) {
         let Range { read_from_ms, read_until_ms, .. } = self.range;
         let given = self.sink.given();
-        let time_ms = replay.time_ms().unwrap_or(read_from_ms).clamp(read_from_ms, read_until_ms);
+        let time_ms = reached.time_ms.unwrap_or(read_from_ms).clamp(read_from_ms, read_until_ms);
         let (done, total) = (seconds(read_from_ms, time_ms), seconds(read_from_ms, read_until_ms));
         let elapsed = self.began.elapsed().as_secs_f64();
-        let rate = replay.records() as f64 / elapsed.max(1e-3);
+        let rate = reached.records as f64 / elapsed.max(1e-3);
         let left = elapsed * (total - done) as f64 / done.max(1) as f64;
         let left = Duration::try_from_secs_f64(left).map_or(i64::MAX, |left| left.as_secs() as i64);
         let message = format!(

@@ -36,6 +36,14 @@ impl Judged {
         }
     }
 
+    /// The input that it is of.
+    pub fn side(&self) -> Side {
+        match &self.verdict {
+            Verdict::View(_) => Side::Views,
+            Verdict::Response(_) => Side::Responses,
+        }
+    }
+
     /// Its place in its partition.
     pub fn offset(&self) -> i64 {
         self.record.offset

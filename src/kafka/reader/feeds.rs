@@ -65,8 +65,13 @@ impl Feeds {
     pub fn begin(kafka: &settings::Kafka, client: &str, stretches: Vec<Stretch>) -> Result<Self, ReadError> {
         let ahead_kib = (AHEAD_KIB / stretches.len().max(1)).clamp(MIN_AHEAD_KIB, MAX_AHEAD_KIB);
         let (ahead, fetch) = (ahead_kib.to_string(), (ahead_kib.min(MAX_FETCH_KIB) << 10).to_string());
-        // Of partitions with queues of their own this is the bound of each.
-        let tuning = [("queued.max.messages.kbytes", &*ahead), ("max.partition.fetch.bytes", &*fetch)];
+        let tuning = [
+            // Of partitions with queues of their own this is the bound of each.
+            ("queued.max.messages.kbytes", &*ahead),
+            ("max.partition.fetch.bytes", &*fetch),
+            // While it waits for partitions that are at their ends, nothing comes of the others.
+            ("fetch.wait.max.ms", "20"),
+        ];
         let mut reader = LogReader::tuned(kafka, client, &tuning)?;
         let assigned: Vec<_> =
             stretches.iter().map(|stretch| (&*stretch.topic, stretch.partition, stretch.from)).collect();

@@ -1,0 +1,135 @@
+//! Both inputs read, validated and merged: on a thread of its own, so that the join need not wait for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+
+use super::error::BackfillError;
+use super::merge::{Merge, Source, Step};
+use super::plan::Plan;
+use super::range::Range;
+use crate::contract::{InputRecord, Side};
+use crate::join::{Config, Judged};
+use crate::kafka::Record;
+use crate::kafka::reader::{Fed, Feeds};
+use crate::settings::Settings;
+use crate::supervise::StopToken;
+
+/// How long to wait for a partition before the stop is looked at.
+const POLL: Duration = Duration::from_millis(100);
+/// Records that go to the join together, at most.
+const BATCH_RECORDS: usize = 512;
+
+/// The next record of all.
+pub struct Next {
+    /// Its source.
+    pub number: usize,
+    pub judged: Judged,
+    /// Where its source stands with it; none before the first event time.
+    pub stream_time_ms: Option<i64>,
+    /// The other input of the same partition number has ended before.
+    pub is_other_over: bool,
+}
+
+/// Reads what a plan names, in the one order of all records.
+pub struct Reader {
+    config: Arc<Config>,
+    sources: Vec<Source>,
+    feeds: Feeds,
+    merge: Merge<Judged>,
+}
+
+impl Reader {
+    /// Begins to fetch.
+    ///
+    /// # Errors
+    /// The Kafka client refuses.
+    pub fn begin(
+        settings: &Settings,
+        config: Arc<Config>,
+        plan: &Plan,
+        range: &Range,
+    ) -> Result<Self, BackfillError> {
+        Ok(Self {
+            config,
+            feeds: Feeds::begin(&settings.kafka, "backfill reader", plan.stretches.clone())?,
+            merge: Merge::new(&plan.sources, range.read_until_ms),
+            sources: plan.sources.clone(),
+        })
+    }
+
+    /// Sends all records on. False when it ended before the last one: nobody takes them any more, or
+    /// `stop` came while there was none.
+    ///
+    /// # Errors
+    /// As [`Feeds::next`].
+    pub fn run(&mut self, batches: &Sender<Vec<Next>>, stop: &StopToken) -> Result<bool, BackfillError> {
+        let mut batch = Vec::with_capacity(BATCH_RECORDS);
+        loop {
+            let is_due = match self.merge.step() {
+                Step::Read(number) if self.read(number)? => false,
+                Step::Read(_) if stop.is_stopped() => return Ok(false),
+                Step::Read(_) => !batch.is_empty(),
+                Step::Take(number, judged) => {
+                    batch.push(self.next(number, judged));
+                    batch.len() >= BATCH_RECORDS
+                }
+                Step::Over => return Ok(batches.send(batch).is_ok()),
+            };
+            if is_due {
+                let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH_RECORDS));
+                if batches.send(full).is_err() {
+                    return Ok(false);
+                }
+            }
+        }
+    }
+
+    /// Reads the next record of a source, or its end; false when there is neither yet.
+    fn read(&mut self, number: usize) -> Result<bool, BackfillError> {
+        match self.feeds.next(number, POLL)? {
+            Fed::Record(record) => {
+                let judged = Judged::new(&self.config, self.sources[number].side, input(record));
+                self.merge.give(number, judged.offset(), judged.event_time_ms(), judged);
+            }
+            Fed::End => self.merge.end(number),
+            Fed::Nothing => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn next(&self, number: usize, judged: Judged) -> Next {
+        let partitions = self.sources.len() / 2;
+        let other = match self.sources[number].side {
+            Side::Views => number + partitions,
+            Side::Responses => number - partitions,
+        };
+        Next {
+            number,
+            judged,
+            stream_time_ms: self.merge.stream_time_ms(number),
+            is_other_over: self.merge.is_over(other),
+        }
+    }
+
+    /// The offset behind the last record that was read of a source.
+    pub fn next_offset(&self, number: usize) -> i64 {
+        self.feeds.next_offset(number)
+    }
+
+    /// The stream time of a source; none where no record gave it one.
+    pub fn stream_time_ms(&self, number: usize) -> Option<i64> {
+        self.merge.stream_time_ms(number)
+    }
+}
+
+fn input(record: Record) -> InputRecord {
+    InputRecord {
+        partition: record.partition,
+        offset: record.offset,
+        timestamp_ms: record.timestamp_ms,
+        key: record.key,
+        payload: record.payload,
+    }
+}
