@@ -61,7 +61,14 @@ fn run() -> Run {
     let responses = Kafka::shared().read_to_end(&settings.topics.responses);
     let truth = oracle::join(&settings.topics, &settings.join, &views, &responses);
     let start_ms = views.iter().filter_map(|record| record.timestamp_ms).min().expect("views");
-    let range = (start_ms + 3 * HOUR_MS, start_ms + 5 * HOUR_MS);
+    // It begins with the answer that was longest in coming, long after its view.
+    let slowest = truth
+        .labelled
+        .iter()
+        .filter(|label| (start_ms + 2 * HOUR_MS..start_ms + 4 * HOUR_MS).contains(&answered_at(label)));
+    let slowest = slowest.max_by_key(|label| answered_at(label) - viewed_at(label)).expect("a label");
+    let range = (answered_at(slowest), start_ms + 5 * HOUR_MS);
+    println!("a view lies {} s before the range", (range.0 - viewed_at(slowest)) / 1000);
     let dir = tempfile::tempdir().expect("a temporary folder");
     let run = Run { line, range, views, responses, truth, dir };
     let (model, samples) = (run.path("model"), run.path("samples.pb"));
@@ -154,6 +161,10 @@ fn answered_at(label: &LabelledView) -> i64 {
     label.response.as_ref().expect("a label has its answer").event_time_ms
 }
 
+fn viewed_at(label: &LabelledView) -> i64 {
+    label.view.as_ref().expect("a label has its view").event_time_ms
+}
+
 fn of_view(label: &LabelledView) -> Source {
     label.view_source.clone().expect("a label names its view")
 }
@@ -192,6 +203,7 @@ fn invariant_3_the_labels_are_those_of_a_brute_force_join() {
     let expected: Vec<&LabelledView> =
         run.truth.labelled.iter().filter(|label| run.holds(answered_at(label))).collect();
     assert!(expected.len() > 300, "only {} labels: the range proves nothing", expected.len());
+    assert!(expected.iter().any(|label| viewed_at(label) < run.range.0 - 1000), "no view lies before");
     let account = run.account();
     assert_eq!(account["labels"], expected.len());
     for side in ["views", "responses"] {
