@@ -13,8 +13,11 @@ use easq::contract::samples::SampleReader;
 use easq::contract::v1::{
     Answer, BehaviorEvent, BehaviorGroup, LabelledView, PreferencePair, QuestionnaireResponse, Source, sample,
 };
+use easq::kafka::Outgoing;
 use easq::kafka::topics::Admin;
+use easq::kafka::transaction::TransactionalProducer;
 use easq::settings::Settings;
+use easq::supervise::StopToken;
 use prost::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use serde_json::Value;
@@ -542,6 +545,35 @@ fn account_of(line: &Line, range: (i64, i64), more: &[&str]) -> Value {
     replayed(line, range, &[&["--samples", text(&file)], more].concat());
     let account = fs::read(dir.path().join("samples.pb.backfill.json")).expect("the account");
     serde_json::from_slice(&account).expect("JSON")
+}
+
+/// The log then ends with a marker of the transaction, and not with a record.
+#[test]
+fn inputs_that_are_written_in_transactions_are_read_to_their_ends() {
+    let line = line("backfill-transactions");
+    line.create_topics(1);
+    let settings = line.settings();
+    let start_ms = 1_750_000_000_000;
+    let (event, answer) =
+        (view("user", "one", start_ms), response("user", "one", start_ms, Answer::Satisfied));
+    let producer =
+        TransactionalProducer::new(&settings.kafka, "backfill-inputs", DEADLINE, &StopToken::new());
+    let producer = producer.expect("a valid configuration");
+    producer.init().expect("transactions");
+    let record = |topic: &str, payload: Vec<u8>| Outgoing {
+        timestamp_ms: Some(start_ms),
+        ..Outgoing::to(topic).partition(0).key("user").payload(payload)
+    };
+    let views = record(&settings.topics.behavior, event.encode_to_vec());
+    let answers = record(&settings.topics.responses, answer.encode_to_vec());
+    producer.begin().expect("a transaction");
+    producer.deliver(&[views, answers]).expect("delivered");
+    producer.commit_outputs().expect("committed");
+    let account = account_of(&line, (start_ms, start_ms + 1), &[]);
+    assert_eq!(account["labels"], 1);
+    let next: Vec<&Value> =
+        account["inputs"].as_array().expect("a list").iter().map(|input| &input["next_offset"]).collect();
+    assert_eq!(next, [&Value::from(2), &Value::from(2)]);
 }
 
 /// Invariant 12.

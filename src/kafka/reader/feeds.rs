@@ -104,19 +104,24 @@ impl Feeds {
             Polled::Record(record) => Ok(feed.take(record)),
             // Behind the last record there are only control records and aborted ones; but the end that a
             // new leader sees may lie before the one that the old leader has told.
-            Polled::End => {
-                let reached = self.reader.reached(&feed.stretch.topic, feed.stretch.partition);
-                if reached.is_none_or(|reached| reached < feed.stretch.end) {
-                    return Ok(Fed::Nothing);
-                }
-                feed.next = feed.stretch.end;
-                Ok(Fed::End)
-            }
+            Polled::End => Ok(self.end(number)),
             Polled::Nothing => {
                 self.serve()?;
-                Ok(Fed::Nothing)
+                Ok(self.end(number))
             }
         }
+    }
+
+    /// Whether nothing but control records lay before the end of a stretch.
+    fn end(&mut self, number: usize) -> Fed {
+        let feed = &mut self.feeds[number];
+        let reached = self.reader.reached(&feed.stretch.topic, feed.stretch.partition);
+        // What came early may wait still.
+        if !feed.early.is_empty() || reached.is_none_or(|reached| reached < feed.stretch.end) {
+            return Fed::Nothing;
+        }
+        feed.next = feed.stretch.end;
+        Fed::End
     }
 
     /// The offset behind the last record of a stretch that was handed out; its end, once that was told.
