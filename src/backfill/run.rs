@@ -1,6 +1,5 @@
 //! From the range to what it gives.
 
-use std::collections::HashMap;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -158,7 +157,7 @@ fn begin_from_version(
         .get(&version)
         .ok_or_else(|| BackfillError::NoVersion { model: settings.model.name.clone(), version })?;
     let mut pages = PageReader::new(settings, "backfill pages")?;
-    let tensors = pages.load(manifest, &HashMap::new(), |_| true)?.tensors;
+    let tensors = pages.load(manifest, |_| true)?;
     let name = version.to_string();
     let initial = Initial { argument: "--base", path: Path::new(&name) };
     Ok(offline::take_up(settings, &initial, tensors, Some(&**manifest), dtype)?)

@@ -75,7 +75,8 @@ pub(super) fn sync(dir: &Path) -> io::Result<()> {
 }
 
 /// Writes a version's files, and beside them the files `more` (by name and content), as the new folder
-/// `dir`, which is not there or empty: all of them or none. What a process that is killed on the way leaves lies beside it and begins with `.easq-`.
+/// `dir`, which is not there or empty: all of them or none. What a process that is killed on the way
+/// leaves lies beside it and begins with `.easq-`.
 pub fn write_folder(
     dir: &Path,
     manifest: &v1::Manifest,

@@ -71,7 +71,7 @@ pub fn export(
     }
     let wanted = |name: &str| args.checkpoint || !name.starts_with(TRAINING_PREFIX);
     let tensors = PageReader::new(settings, "model export")?.load(&manifest, wanted)?;
-    files::write_folder(output, &manifest, &tensors).map_err(PublishError::file(output))?;
+    files::write_folder(output, &manifest, &tensors, &[]).map_err(PublishError::file(output))?;
     let (model, kind) = (&settings.model.name, kind(&manifest));
     writeln!(out, "{}: version {version} of model '{model}' ({kind})", output.display())?;
     Ok(())
