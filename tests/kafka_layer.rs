@@ -253,7 +253,7 @@ fn a_record_that_the_broker_refuses_keeps_its_transaction_from_committing() {
     producer.send(&record(&topic, 0, "small")).expect("room");
     producer.send(&record(&topic, 0, noise)).expect("room");
     let error = producer.commit_outputs().expect_err("a failed delivery");
-    assert!(matches!(error, TransactionError::Fatal { .. }), "{error}");
+    assert!(matches!(error, TransactionError::MustAbort { .. }), "{error}");
     assert!(error.to_string().contains(&topic) && error.to_string().contains("max.message.bytes"), "{error}");
     producer.abort().expect("an abort");
     assert_eq!(read(&settings, &topic, From::Beginning).expect("the log").0, [""; 0]);

@@ -9,7 +9,7 @@ use easq::publish::{Candidate, StreamSuspect, files};
 use support::lineage::History;
 use support::model::{Model, candidate, current_tensors, loaded, pointer, small_pages};
 use support::trainers::{PARTITIONS, SOON, Trainer, production_learns_all};
-use support::{Cluster, Input, Kafka, Line, Record, Samples, eventually};
+use support::{Cluster, Easq, Input, Kafka, Line, Record, Samples, eventually};
 
 /// Looks at the page topic after each publish.
 struct Trims {
@@ -121,7 +121,10 @@ fn a_trainer_that_was_stopped_for_longer_than_brokers_remember_goes_on() {
     let cluster = Cluster::start_with(1, 0, FORGETFUL);
     let kafka = cluster.kafka();
     let line = Line::on(kafka, "stopped").set("publish.interval_ms", 100).set("train.batch_age_ms", 20);
-    line.create_topics(PARTITIONS);
+    // As a person creates them: what they keep must not depend on the brokers' defaults.
+    let create = ["topics", "create", "--inputs", "--partitions", &PARTITIONS.to_string()];
+    let (status, output) = Easq::run(line.arguments(&create), SOON);
+    assert!(status.success(), "{output}");
     let settings = line.settings();
     let mut samples = Samples::new(&settings, PARTITIONS);
     let trainer = Trainer::start(&line);
