@@ -21,6 +21,7 @@ use easq::supervise::StopToken;
 use prost::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use serde_json::Value;
+use support::folders::{assert_same, contents, names};
 use support::joiners::{self, Joiner};
 use support::oracle::{self, JoinTruth};
 use support::trainers::{self, Trainer};
@@ -139,25 +140,6 @@ fn refused(line: &Line, range: (i64, i64), more: &[&str], code: i32) -> String {
     let (status, output) = Easq::run(command(line, range, more), DEADLINE);
     assert_eq!(status.code(), Some(code), "{output}");
     output.lines().last().expect("a process that fails says why").to_owned()
-}
-
-fn names(dir: &Path) -> Vec<String> {
-    let entries = fs::read_dir(dir).expect("a folder");
-    let mut names: Vec<_> =
-        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
-}
-
-fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    names(dir).into_iter().map(|name| (name.clone(), fs::read(dir.join(name)).expect("a file"))).collect()
-}
-
-#[track_caller]
-fn assert_same(left: &BTreeMap<String, Vec<u8>>, right: &BTreeMap<String, Vec<u8>>) {
-    assert_eq!(left.keys().collect::<Vec<_>>(), right.keys().collect::<Vec<_>>());
-    let unlike: Vec<_> = left.iter().filter(|(name, bytes)| right[*name] != **bytes).collect();
-    assert!(unlike.is_empty(), "{:?}", unlike.iter().map(|(name, _)| name).collect::<Vec<_>>());
 }
 
 fn answered_at(label: &LabelledView) -> i64 {

@@ -11,6 +11,7 @@ use easq::model::HostTensor;
 use easq::publish::files;
 use easq::publish::registry::PIN;
 use sha2::{Digest, Sha256};
+use support::folders::contents;
 use support::lineage::registry;
 use support::model::{DEADLINE, Model, candidate, loaded, pointer, small_pages};
 use support::trainers::{PARTITIONS, SOON, Trainer, line, production_learns_all};
@@ -22,15 +23,6 @@ fn export(line: &Line, words: &[&str], output: &Path) -> (Option<i32>, String) {
     let command = [&["model", "export"], words, &["--output", output]].concat();
     let (status, output) = Easq::run(line.arguments(&command), SOON);
     (status.code(), output)
-}
-
-/// Files by name, byte for byte.
-fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    let entries = fs::read_dir(dir).expect("a folder").map(|entry| entry.expect("an entry"));
-    let file = |entry: fs::DirEntry| {
-        (entry.file_name().to_string_lossy().into_owned(), fs::read(entry.path()).expect("a file"))
-    };
-    entries.map(file).collect()
 }
 
 /// A model with four versions, of which the second is pinned, and what a follower wrote of each.

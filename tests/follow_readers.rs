@@ -4,8 +4,6 @@
 
 mod support;
 
-use std::collections::BTreeSet;
-use std::fs;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -18,6 +16,7 @@ use easq::publish::{Candidate, FollowEvent, Follower, current, read_current};
 use easq::supervise::StopToken;
 use rand::{Rng, RngCore, SeedableRng, rngs::StdRng};
 use serde::Deserialize;
+use support::folders::names;
 use support::model::{DEADLINE, Model, candidate, next_event, small_pages, tensor};
 use support::{Easq, Line, eventually, interpreter};
 
@@ -103,11 +102,6 @@ impl Weights {
         tensors.push(tensor("embeddings.video.weight", self.table.clone()));
         Candidate { tensors, ..candidate(step) }
     }
-}
-
-fn names(dir: &Path) -> BTreeSet<String> {
-    let entries = fs::read_dir(dir).expect("a folder");
-    entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
 }
 
 /// What a follower has begun to write, or to remove.

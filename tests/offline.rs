@@ -17,6 +17,7 @@ use easq::publish::files;
 use easq::settings::{Settings, Sources, load};
 use easq::train::{Driver, Offered, PairSource, Trainer, behavior_only_tensors};
 use serde_json::Value;
+use support::folders::{assert_same, contents, names};
 use support::{Easq, eventually};
 
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -90,24 +91,9 @@ fn refused(samples: &Path, more: &[&str], code: i32) -> String {
     output
 }
 
-fn names(dir: &Path) -> Vec<String> {
-    let entries = fs::read_dir(dir).expect("a folder");
-    let mut names: Vec<_> =
-        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
-}
-
-fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    names(dir).into_iter().map(|name| (name.clone(), fs::read(dir.join(name)).expect("a file"))).collect()
-}
-
 #[track_caller]
 fn assert_same_bytes(left: &Path, right: &Path) {
-    let (left, right) = (contents(left), contents(right));
-    assert_eq!(left.keys().collect::<Vec<_>>(), right.keys().collect::<Vec<_>>());
-    let unlike: Vec<_> = left.iter().filter(|(name, bytes)| right[*name] != **bytes).collect();
-    assert!(unlike.is_empty(), "{:?}", unlike.iter().map(|(name, _)| name).collect::<Vec<_>>());
+    assert_same(&contents(left), &contents(right));
 }
 
 /// Learns in this process; the positions behind which no batch is open, and how many batches pairs closed.

@@ -5,6 +5,8 @@
 //! `gate.anchor_age_ms`; the one that counts is the older of the last two, so it has been measured
 //! beside the model for as long.
 
+mod refusals;
+
 use std::sync::Arc;
 
 use crate::contract::v1;
@@ -12,6 +14,8 @@ use crate::settings::{Gate, Settings};
 
 use super::candidate::Candidate;
 use super::registry::Registry;
+
+pub use refusals::Refusals;
 
 /// Standard errors between a mean and its confidence bound: 97.7 % one-sided.
 const STANDARD_ERRORS: f64 = 2.0;
@@ -45,15 +49,6 @@ impl Test {
             Test::RankCorrelation => "rank_correlation",
         }
     }
-}
-
-/// Why a version does not become production.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// What it failed.
-    pub test: Test,
-    /// In words.
-    pub reason: String,
 }
 
 /// What a version may lose.
@@ -112,10 +107,13 @@ impl Rules {
         candidate: &Candidate,
         production: Option<&v1::Manifest>,
         parent: Option<&v1::Manifest>,
-    ) -> (v1::GateDecision, Vec<Refusal>) {
+    ) -> v1::GateDecision {
         let Candidate { inputs, comparison, .. } = candidate;
-        let mut refusals = Vec::new();
-        let mut refuse = |test, reason| refusals.push(Refusal { test, reason });
+        let (mut tests, mut reasons) = (Vec::new(), Vec::new());
+        let mut refuse = |test: Test, reason| {
+            tests.push(test.as_str().to_owned());
+            reasons.push(reason);
+        };
         let broken = candidate.tensors.iter().find(|tensor| !tensor.is_finite());
         if let Some(tensor) = broken {
             refuse(Test::Finite, format!("tensor '{}' has a value that is not finite", tensor.name));
@@ -132,14 +130,13 @@ impl Rules {
                 refuse(test, reason);
             }
         }
-        let decision = v1::GateDecision {
-            promoted: refusals.is_empty(),
-            reasons: refusals.iter().map(|refusal| refusal.reason.clone()).collect(),
-            tests: refusals.iter().map(|refusal| refusal.test.as_str().to_owned()).collect(),
+        v1::GateDecision {
+            promoted: tests.is_empty(),
+            tests,
+            reasons,
             finite: broken.is_none(),
             comparison: *comparison,
-        };
-        (decision, refusals)
+        }
     }
 
     /// The tests beside the anchor that fail. One that has too little to rest on abstains.
@@ -216,17 +213,6 @@ fn has_failed(manifest: &v1::Manifest, test: Test) -> bool {
     tests.into_iter().any(|failed| failed == test.as_str())
 }
 
-/// How many of the newest versions were refused, one after the other, for what they have learned.
-pub fn refused_in_a_row(registry: &Registry) -> u64 {
-    let newest = registry.versions.values().rev();
-    newest.take_while(|manifest| is_refused(manifest.gate.as_ref())).count() as u64
-}
-
-/// Refused for more than that it lies behind production, where it is on its way.
-pub fn is_refused(gate: Option<&v1::GateDecision>) -> bool {
-    gate.is_some_and(|gate| gate.tests.iter().any(|test| test != Test::Offsets.as_str()))
-}
-
 /// Production, where it may become an anchor: once a person has accepted the stream as it is, what was
 /// before is nothing to compare with.
 pub fn next_anchor(registry: &Registry) -> Option<&v1::Manifest> {
@@ -246,18 +232,6 @@ pub fn anchors_before(registry: &Registry, parent: Option<u64>) -> Vec<v1::GateA
         registry.versions.contains_key(&anchor.version) && anchor.chosen_at_ms > accepted_at_ms(registry)
     };
     anchors.into_iter().flatten().filter(is_there).copied().collect()
-}
-
-/// The checkpoint that training goes back to after `step` steps: the newest that passed the gate before
-/// anything was learned that may be poisoned; where none is that old, the oldest that passed. None
-/// where that would take nothing back; but with a suspect stream that says which model is sound.
-pub fn way_back(registry: &Registry, step: u64, since_ms: Option<i64>) -> Option<&Arc<v1::Manifest>> {
-    let is_before = |manifest: &&Arc<v1::Manifest>| {
-        since_ms.is_none_or(|since_ms| manifest.event_time_watermark_ms < since_ms)
-    };
-    let mut passed = registry.passed_checkpoints();
-    let found = passed.find(is_before).or_else(|| registry.passed_checkpoints().last());
-    found.filter(|manifest| manifest.step < step || since_ms.is_some())
 }
 
 /// A mean with its upper confidence bound.

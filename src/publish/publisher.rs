@@ -15,9 +15,9 @@ use crate::settings::Settings;
 use crate::supervise::{StopToken, failpoint};
 use crate::telemetry::events::{PagesNotTrimmed, PublishAborted, VersionNotPromoted, VersionPublished};
 
-use super::candidate::{Candidate, Published, WayBack};
+use super::candidate::{Candidate, Published, StreamSuspect, WayBack};
 use super::error::PublishError;
-use super::gate::{self, Refusal, Rules};
+use super::gate::{self, Refusals, Rules};
 use super::limit::RecordLimits;
 use super::page_reader::PageReader;
 use super::pages::{KnownPages, PagePlan, Relocation};
@@ -43,8 +43,7 @@ pub struct Publisher {
     pages: PageReader,
     admin: Admin,
     parent: Option<u64>,
-    /// Versions refused in a row for what they have learned.
-    refused: u64,
+    refusals: Refusals,
     /// The offset behind the last page known to be in the log.
     log_end: i64,
     trimmed_below: i64,
@@ -56,7 +55,6 @@ pub struct Publisher {
 /// A publish before its transaction: nothing in it waits for anything but the broker.
 struct Draft {
     manifest: v1::Manifest,
-    refusals: Vec<Refusal>,
     plan: PagePlan,
     /// Kept older versions whose pages move.
     relocations: Vec<Relocation>,
@@ -90,7 +88,7 @@ impl Publisher {
             registry.registry.versions.values().map(|manifest| keep::end(manifest)).max().unwrap_or(0);
         let (settings, rules) = (settings.clone(), Rules::new(settings));
         let stop = stop.clone();
-        let refused = gate::refused_in_a_row(&registry.registry);
+        let refusals = Refusals::resume(&registry.registry, settings.gate.rollback_after);
         Ok(Self {
             settings,
             rules,
@@ -99,7 +97,7 @@ impl Publisher {
             pages,
             admin,
             parent,
-            refused,
+            refusals,
             log_end,
             trimmed_below: 0,
             limits: None,
@@ -140,10 +138,10 @@ impl Publisher {
             elapsed: started.elapsed(),
         }
         .emit();
-        for Refusal { test, reason } in &draft.refusals {
-            VersionNotPromoted { version: manifest.version, test: test.as_str(), reason }.emit();
+        for (test, reason) in manifest.gate.iter().flat_map(|gate| gate.tests.iter().zip(&gate.reasons)) {
+            VersionNotPromoted { version: manifest.version, test, reason }.emit();
         }
-        let way_back = self.way_back(&candidate, manifest.gate.as_ref())?;
+        let way_back = self.way_back(&manifest, candidate.suspicion.as_ref())?;
         Ok(Published {
             manifest,
             pages_written: draft.plan.writes.len(),
@@ -155,20 +153,16 @@ impl Publisher {
     /// What training has to go back to, after so many refusals in a row.
     fn way_back(
         &mut self,
-        candidate: &Candidate,
-        decision: Option<&v1::GateDecision>,
+        published: &v1::Manifest,
+        suspicion: Option<&StreamSuspect>,
     ) -> Result<Option<WayBack>, PublishError> {
-        self.refused = if gate::is_refused(decision) { self.refused + 1 } else { 0 };
-        if self.refused < self.settings.gate.rollback_after {
-            return Ok(None);
-        }
-        let since_ms = candidate.suspicion.as_ref().map(|suspicion| suspicion.since_ms);
-        let Some(manifest) = gate::way_back(self.registry(), candidate.step, since_ms).cloned() else {
+        let registry = &self.registry.registry;
+        let Some(manifest) = self.refusals.count(registry, published, suspicion).cloned() else {
             return Ok(None);
         };
         match self.pages.load(&manifest, |_| true) {
             Ok(tensors) => {
-                self.refused = 0;
+                self.refusals.went_back();
                 self.parent = Some(manifest.version);
                 Ok(Some(WayBack { manifest, tensors }))
             }
@@ -198,7 +192,7 @@ impl Publisher {
         let registry = &self.registry.registry;
         let production = registry.production_manifest().map(Arc::as_ref);
         let parent = self.parent.and_then(|parent| registry.versions.get(&parent)).map(Arc::as_ref);
-        let (decision, refusals) = self.rules.decide(&candidate, production, parent);
+        let decision = self.rules.decide(&candidate, production, parent);
         let tensors = std::mem::take(&mut candidate.tensors);
         let manifest = self.manifest(candidate, decision);
 
@@ -222,7 +216,7 @@ impl Publisher {
             None => Vec::new(),
         };
         self.fits(&manifest, &plan, &relocations)?;
-        Ok(Draft { manifest, refusals, plan, relocations, dropped })
+        Ok(Draft { manifest, plan, relocations, dropped })
     }
 
     /// Whether the brokers will take all records of a draft. Where they do not say what they take, the

@@ -2,7 +2,7 @@
 
 use crate::contract::v1;
 use crate::model::HostTensor;
-use crate::publish::{Candidate, Published, StreamSuspect, WayBack};
+use crate::publish::{Candidate, Published, WayBack};
 use crate::telemetry::events::{
     ComparedWithAnchor, GateEvidence, SampleHeldOut, StreamAccepted, StreamEvidence, StreamSuspected,
     StreamTrusted, WentBack,
@@ -21,7 +21,7 @@ pub struct Judged {
     /// The tensors that score, of the version that is with the publisher.
     pub cut_tensors: Vec<HostTensor>,
     /// Steps of the checkpoint that training went back to: with these the model is one that passed.
-    passed_step: Option<u64>,
+    pub passed_step: Option<u64>,
     was_suspect: bool,
 }
 
@@ -41,17 +41,6 @@ impl Learner {
         if !self.judged.was_suspect {
             self.tell_suspicion();
         }
-    }
-
-    /// What speaks against a version that is cut now: nothing where it has learned nothing since it
-    /// was one that passed.
-    pub(super) fn suspicion(&self) -> Option<StreamSuspect> {
-        let suspicion = self.trainer.suspicion()?;
-        let has_learned = self.judged.passed_step != Some(self.trainer.steps());
-        has_learned.then(|| StreamSuspect {
-            reasons: suspicion.reasons.into_iter().map(|(_, reason)| reason).collect(),
-            since_ms: suspicion.since_ms,
-        })
     }
 
     /// Says when the stream becomes suspect, and when it no longer is.

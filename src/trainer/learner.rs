@@ -290,7 +290,7 @@ impl Learner {
             preference_pairs_learned: self.trainer.preference_pairs_learned(),
             progressive: self.trainer.progressive(),
             comparison: self.trainer.beside_anchor().map(told::compared),
-            suspicion: self.suspicion(),
+            suspicion: told::suspicion(&self.trainer, self.judged.passed_step),
         };
         self.tell_evidence(&candidate);
         self.schedule.cut(kind, now);

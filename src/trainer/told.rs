@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::contract::v1;
-use crate::publish::gate;
+use crate::publish::{StreamSuspect, gate};
 use crate::telemetry::events::{BatchPartsDropped, BatchSkipped};
-use crate::train::{BadBatch, BadBatches, BadRun, Difference, DropReason, ReferenceEvidence};
+use crate::train::{BadBatch, BadBatches, BadRun, Difference, DropReason, ReferenceEvidence, Trainer};
 
 /// Tells which parts of a batch were dropped.
 pub fn parts_dropped(dropped: &BTreeMap<DropReason, usize>) {
@@ -25,6 +25,14 @@ pub fn batch_skipped(run: &mut BadRun, bad: BadBatch) -> Result<(), BadBatches> 
     let in_a_row = counted.as_ref().map_or_else(|over| over.count, |in_a_row| *in_a_row);
     BatchSkipped { reason: &reason, in_a_row }.emit();
     counted.map(drop)
+}
+
+/// What speaks against a version that is cut now: nothing where it has learned nothing since it was one
+/// that passed, after `passed_step` steps.
+pub fn suspicion(trainer: &Trainer, passed_step: Option<u64>) -> Option<StreamSuspect> {
+    let suspicion = trainer.suspicion().filter(|_| passed_step != Some(trainer.steps()))?;
+    let reasons = suspicion.reasons.into_iter().map(|(_, reason)| reason).collect();
+    Some(StreamSuspect { reasons, since_ms: suspicion.since_ms })
 }
 
 /// What a manifest says of the model beside its anchor.

@@ -6,6 +6,7 @@
 
 mod cluster;
 mod events;
+pub mod folders;
 mod http;
 pub mod joiners;
 mod kafka;

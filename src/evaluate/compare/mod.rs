@@ -12,7 +12,6 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use serde::Serialize;
@@ -146,15 +145,14 @@ pub fn compare(
     let contenders = chosen(args)?;
     let seeds = args.seeds.unwrap_or(if args.quick { 2 } else { 5 });
     let views = args.views.unwrap_or(if args.quick { 24_000 } else { 192_000 });
-    let jobs = args.jobs.or_else(|| thread::available_parallelism().ok().map(Into::into)).unwrap_or(1);
     let mut progress = Progress::new(worlds.len() as u64 * seeds * contenders.len() as u64);
     let mut report = Report::new(views, seeds);
     for world in worlds {
         for seed in 1..=seeds {
-            let settings = Arc::new(of_seed(settings, seed));
+            let settings = of_seed(settings, seed);
             let stream = stream(&settings, world, seed, views)?;
             let done = report.runs.len() as u64;
-            let runs = learn_all(&settings, world, seed, &stream, &contenders, jobs, stop, &mut |runs| {
+            let runs = learn_all(&settings, world, seed, &stream, &contenders, args, stop, &mut |runs| {
                 progress.set(done + runs, format!("contenders, world {}, seed {seed}", world.name));
             })?;
             report.streams.push(StreamOf {
@@ -242,53 +240,66 @@ fn stream(settings: &Settings, world: ComparedWorld, seed: u64, views: u64) -> R
     Ok(Stream { lists, samples, answers, pairs: pairs as u64 })
 }
 
-/// Several at a time, each on a thread of its own, in the order in which they are listed.
-#[allow(clippy::too_many_arguments, reason = "one call, and no two of them belong together")]
-fn learn_all(
-    settings: &Arc<Settings>,
-    world: ComparedWorld,
-    seed: u64,
-    stream: &Stream,
-    contenders: &[Contender],
-    jobs: usize,
+/// Runs `run` on each of `items`, `jobs` at a time or one per core; the results in their order. `done`
+/// hears how many are.
+fn on_threads<T: Sync, R: Send>(
+    items: &[T],
+    jobs: Option<usize>,
     stop: &StopToken,
+    run: impl Fn(&T) -> Result<R, CompareError> + Sync,
     done: &mut dyn FnMut(u64),
-) -> Result<Vec<Run>, CompareError> {
+) -> Result<Vec<R>, CompareError> {
+    let jobs = jobs.or_else(|| thread::available_parallelism().ok().map(Into::into)).unwrap_or(1);
     let next = AtomicUsize::new(0);
-    let results = Mutex::new(Vec::new());
     let (sender, finished) = crossbeam_channel::unbounded();
-    thread::scope(|scope| {
+    let mut results: Vec<(usize, Result<R, CompareError>)> = thread::scope(|scope| {
         for _ in 0..jobs.max(1) {
-            let sender = sender.clone();
-            let (next, results) = (&next, &results);
+            let (sender, next, run) = (sender.clone(), &next, &run);
             scope.spawn(move || {
-                while let Some(contender) = contenders.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if stop.is_stopped() {
-                        break;
-                    }
-                    let run = learn(settings, contender, stream, world.name, seed, stop);
-                    results.lock().unwrap_or_else(PoisonError::into_inner).push(run);
-                    // Nobody listens any more only when all has ended.
-                    let _ = sender.send(());
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(item) = items.get(index).filter(|_| !stop.is_stopped()) else { break };
+                    // It listens until all threads have ended.
+                    let _ = sender.send((index, run(item)));
                 }
             });
         }
         drop(sender);
-        (1..).zip(finished).for_each(|(runs, ())| done(runs));
+        (1..)
+            .zip(finished)
+            .map(|(runs, result)| {
+                done(runs);
+                result
+            })
+            .collect()
     });
     if stop.is_stopped() {
         return Err(CompareError::Interrupted);
     }
-    let mut runs: Vec<Run> =
-        results.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().collect::<Result<_, _>>()?;
+    results.sort_by_key(|(index, _)| *index);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+/// All contenders on one stream.
+#[allow(clippy::too_many_arguments, reason = "one call, and no two of them belong together")]
+fn learn_all(
+    settings: &Settings,
+    world: ComparedWorld,
+    seed: u64,
+    stream: &Stream,
+    contenders: &[Contender],
+    args: &CompareArgs,
+    stop: &StopToken,
+    done: &mut dyn FnMut(u64),
+) -> Result<Vec<Run>, CompareError> {
+    let run = |contender: &Contender| learn(settings, contender, stream, world.name, seed, stop);
+    let runs = on_threads(contenders, args.jobs, stop, run, done)?;
     // The same main batches for all, or they are not compared.
     if let Some(other) = runs.iter().find(|run| run.steps != runs[0].steps) {
         let problem = format!("{} steps, where {} took {}", other.steps, runs[0].contender, runs[0].steps);
         let contender = other.contender.clone();
         return Err(CompareError::Contender { contender, world: world.name, seed, problem });
     }
-    let position = |run: &Run| contenders.iter().position(|contender| contender.name == run.contender);
-    runs.sort_by_key(position);
     Ok(runs)
 }
 

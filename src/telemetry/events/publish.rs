@@ -118,13 +118,13 @@ impl NotOnDisk<'_> {
 pub struct VersionNotPromoted<'a> {
     pub version: u64,
     /// Which test it failed.
-    pub test: &'static str,
+    pub test: &'a str,
     pub reason: &'a str,
 }
 
 impl VersionNotPromoted<'_> {
     pub fn emit(self) {
-        counter!(names::GATE_REFUSALS, "test" => self.test).increment(1);
+        counter!(names::GATE_REFUSALS, "test" => self.test.to_owned()).increment(1);
         info!(version = self.version, test = self.test, "version not promoted: {}", self.reason);
     }
 }

@@ -11,9 +11,9 @@ use crate::contract::v1::{self, BehaviorGroup, sample::Sample};
 use crate::evaluate::held_out::rank_lists;
 use crate::evaluate::ranking::RankingMetrics;
 use crate::model::{Architecture, HostTensor, Scorer};
-use crate::publish::gate::{self, Refusal, Rules, Test};
+use crate::publish::Candidate;
+use crate::publish::gate::{self, Refusals, Rules};
 use crate::publish::registry::Registry;
-use crate::publish::{Candidate, StreamSuspect};
 use crate::settings::Settings;
 use crate::supervise::StopToken;
 use crate::train::{Offered, PairSource, Signal, Trainer};
@@ -33,7 +33,7 @@ const LISTS: usize = 400;
 pub struct Second {
     pub second: u64,
     pub is_refused: bool,
-    pub tests: Vec<&'static str>,
+    pub tests: Vec<String>,
     pub is_poisoned: bool,
     pub is_suspect: bool,
     /// Of production, on the true world's held-out lists.
@@ -60,7 +60,7 @@ pub struct Live<'a> {
     held_out: Option<RankingMetrics>,
     watermark_ms: i64,
     views: u64,
-    refused: u64,
+    refusals: Refusals,
     passed_step: Option<u64>,
     suspect_since: Option<u64>,
     at: f64,
@@ -82,6 +82,7 @@ impl<'a> Live<'a> {
             poison,
             accepts,
             trainer: Trainer::new(&settings).map_err(|error| error.to_string())?,
+            refusals: Refusals::resume(&Registry::default(), settings.gate.rollback_after),
             settings,
             registry: Registry::default(),
             parent: 0,
@@ -89,7 +90,6 @@ impl<'a> Live<'a> {
             held_out: None,
             watermark_ms: 0,
             views: 0,
-            refused: 0,
             passed_step: None,
             suspect_since: None,
             at: 0.0,
@@ -108,7 +108,6 @@ impl<'a> Live<'a> {
             self.at = number as f64 / total;
             match self.poison.spoil(self.at, sample) {
                 Sample::BehaviorGroup(group) => {
-                    self.watermark_ms = self.watermark_ms.max(group.event_time_ms);
                     batch.push(group);
                     if batch.len() >= self.settings.train.batch_groups {
                         self.step(&std::mem::take(&mut batch))?;
@@ -145,6 +144,8 @@ impl<'a> Live<'a> {
             self.run.held_out_groups += groups.len() as u64;
         } else {
             self.trainer.step(groups).map_err(|bad| bad.to_string())?;
+            let newest = groups.iter().map(|group| group.event_time_ms).max();
+            self.watermark_ms = self.watermark_ms.max(newest.unwrap_or_default());
         }
         self.note_suspicion();
         for second in second..self.views / VIEWS_PER_SECOND {
@@ -174,31 +175,25 @@ impl<'a> Live<'a> {
         if is_checkpoint {
             tensors.extend(self.trainer.training_state());
         }
-        let has_learned = self.passed_step != Some(self.trainer.steps());
-        let suspicion = self.trainer.suspicion().filter(|_| has_learned);
-        let since_ms = suspicion.as_ref().map(|suspicion| suspicion.since_ms);
         let candidate = Candidate {
             kind: if is_checkpoint { v1::VersionKind::Checkpoint } else { v1::VersionKind::Serving },
             tensors,
             step: self.trainer.steps(),
             event_time_watermark_ms: self.watermark_ms,
             comparison: self.trainer.beside_anchor().map(told::compared),
-            suspicion: suspicion.map(|suspicion| StreamSuspect {
-                reasons: suspicion.reasons.into_iter().map(|(_, reason)| reason).collect(),
-                since_ms: suspicion.since_ms,
-            }),
+            suspicion: told::suspicion(&self.trainer, self.passed_step),
             ..Candidate::default()
         };
         let production = self.registry.production_manifest().cloned();
         let parent = self.registry.versions.get(&self.parent).cloned();
-        let (decision, refusals) = self.rules.decide(&candidate, production.as_deref(), parent.as_deref());
+        let decision = self.rules.decide(&candidate, production.as_deref(), parent.as_deref());
         let before = gate::anchors_before(&self.registry, Some(self.parent));
         let now_ms = (second * VIEWS_PER_SECOND) as i64;
         let anchors = self.rules.anchors(&before, gate::next_anchor(&self.registry), candidate.step, now_ms);
         let version = self.registry.highest_version + 1;
         self.parent = version;
         let promoted = decision.promoted;
-        self.registry.add(v1::Manifest {
+        let manifest = v1::Manifest {
             version,
             kind: candidate.kind.into(),
             step: candidate.step,
@@ -207,45 +202,52 @@ impl<'a> Live<'a> {
             gate: Some(decision),
             anchors: anchors.clone(),
             ..v1::Manifest::default()
-        });
+        };
+        self.registry.add(manifest.clone());
         self.trainer.set_anchors(&anchors.iter().map(|anchor| anchor.version).collect::<Vec<_>>());
         if promoted {
             self.promote(version, &candidate.tensors)?;
+            if is_checkpoint {
+                self.tensors.insert(version, candidate.tensors);
+            }
         }
-        if promoted && is_checkpoint {
-            self.tensors.insert(version, candidate.tensors);
-        }
-        self.record(second, candidate.comparison.as_ref(), &refusals);
+        self.record(second, &manifest);
         self.accept_in_time(second);
-        self.go_back_in_time(&refusals, candidate.step, since_ms)
+        match self.refusals.count(&self.registry, &manifest, candidate.suspicion.as_ref()).cloned() {
+            Some(passed) => self.go_back(&passed),
+            None => Ok(()),
+        }
     }
 
     fn promote(&mut self, version: u64, tensors: &[HostTensor]) -> Result<(), String> {
-        let tensors = || tensors.iter().filter(|tensor| !tensor.name.starts_with("training.")).cloned();
         self.registry.production = Some(v1::VersionPointer { version, ..v1::VersionPointer::default() });
-        self.trainer.set_production(version, tensors()).map_err(|error| error.to_string())?;
+        self.trainer.set_production(version, tensors.to_vec()).map_err(|error| error.to_string())?;
         let architecture = Architecture::from_settings(&self.settings);
-        let scorer = Scorer::from_tensors(&architecture, tensors()).map_err(|error| error.to_string())?;
+        let scorer =
+            Scorer::from_tensors(&architecture, tensors.to_vec()).map_err(|error| error.to_string())?;
         let lists = &self.stream.lists[..LISTS.min(self.stream.lists.len())];
         let figures = rank_lists(&scorer, lists, &self.settings.reward);
         self.held_out = Some(figures.map_err(|error| error.to_string())?);
         Ok(())
     }
 
-    fn record(&mut self, second: u64, beside: Option<&v1::AnchorComparison>, refusals: &[Refusal]) {
+    fn record(&mut self, second: u64, manifest: &v1::Manifest) {
+        let gate = manifest.gate.clone().unwrap_or_default();
         let pair = |figure: Option<v1::ComparedFigure>| {
             figure.map_or((0.0, 0.0), |figure| (figure.mean, figure.upper))
         };
         let figures = self.held_out.as_ref();
         self.run.seconds.push(Second {
             second,
-            is_refused: !refusals.is_empty(),
-            tests: refusals.iter().map(|refusal| refusal.test.as_str()).collect(),
+            is_refused: !gate.promoted,
+            tests: gate.tests,
             is_poisoned: self.is_poisoned(),
             is_suspect: self.suspect_since.is_some(),
             ndcg_at_10: figures.map_or(0.0, |figures| figures.ndcg_at_10),
             behavior_accuracy: figures.map_or(0.0, |figures| figures.behavior_accuracy),
-            beside_anchor: beside.map(|of| [of.preference, of.behavior, of.rank_correlation].map(pair)),
+            beside_anchor: gate
+                .comparison
+                .map(|of| [of.preference, of.behavior, of.rank_correlation].map(pair)),
             answers: self.trainer.stream_watch().win_rates(Signal::Answers),
         });
     }
@@ -261,28 +263,17 @@ impl<'a> Live<'a> {
         }
     }
 
-    /// As `Publisher::publish` and the learner do it.
-    fn go_back_in_time(
-        &mut self,
-        refusals: &[Refusal],
-        step: u64,
-        since_ms: Option<i64>,
-    ) -> Result<(), String> {
-        let is_refused = refusals.iter().any(|refusal| refusal.test != Test::Offsets);
-        self.refused = if is_refused { self.refused + 1 } else { 0 };
-        if self.refused < self.settings.gate.rollback_after {
-            return Ok(());
-        }
-        let Some(manifest) = gate::way_back(&self.registry, step, since_ms).cloned() else { return Ok(()) };
-        let tensors = self.tensors[&manifest.version].clone();
+    fn go_back(&mut self, passed: &v1::Manifest) -> Result<(), String> {
+        let tensors = self.tensors[&passed.version].clone();
         let restored = Trainer::restore(&self.settings, tensors).map_err(|error| error.to_string())?;
         let before = std::mem::replace(&mut self.trainer, restored);
-        self.trainer.succeed(before, manifest.version).map_err(|error| error.to_string())?;
-        self.parent = manifest.version;
-        self.passed_step = Some(manifest.step);
-        self.refused = 0;
+        self.run.steps_taken_back += before.steps() - passed.step;
+        self.trainer.succeed(before, passed.version).map_err(|error| error.to_string())?;
+        self.parent = passed.version;
+        self.watermark_ms = passed.event_time_watermark_ms;
+        self.passed_step = Some(passed.step);
+        self.refusals.went_back();
         self.run.rollbacks += 1;
-        self.run.steps_taken_back += step - manifest.step;
         Ok(())
     }
 }

@@ -6,15 +6,12 @@ mod poisons;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::thread;
 
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
 use super::statistics::Spread;
-use super::{CompareError, ComparedWorld, Stream, of_seed, stream};
+use super::{CompareError, ComparedWorld, Stream, of_seed, on_threads, stream};
 use crate::settings::Settings;
 use crate::supervise::StopToken;
 use crate::telemetry::Progress;
@@ -59,6 +56,7 @@ pub struct PoisonRun {
     pub seed: u64,
     pub is_gated: bool,
     /// Positions in the stream, from 0 to 1.
+    pub starts_at: f64,
     pub detected_at: Option<f64>,
     pub accepted_at: Option<f64>,
     /// Suspicions while nothing was wrong.
@@ -88,9 +86,7 @@ impl PoisonRun {
         let worst = self.seconds[begin..].iter().map(figure).fold(f64::INFINITY, f64::min);
         [before, worst, self.seconds.last().map_or(f64::NAN, figure)]
     }
-}
 
-impl PoisonRun {
     /// Production's win rate on answers: before, at its lowest since the poison began, and at the end.
     fn answers(&self) -> Option<[f64; 3]> {
         let begin = self.seconds.iter().position(|second| second.is_poisoned)?;
@@ -127,7 +123,8 @@ pub fn poison(
         for seed in 1..=args.seeds {
             let settings = of_seed(settings, seed);
             let stream = stream(&settings, world, seed, args.views)?;
-            runs.extend(run_all(&settings, world, seed, &stream, &tasks, args, stop)?);
+            let run = |task: &Task| run(&settings, world, seed, &stream, *task, stop);
+            runs.extend(on_threads(&tasks, args.jobs, stop, run, &mut |_| ())?);
             progress.set(runs.len() as u64, format!("runs, world {}, seed {seed}", world.name));
             write(args, &runs)?;
         }
@@ -152,36 +149,6 @@ fn tasks(args: &PoisonArgs) -> Result<Vec<Task>, CompareError> {
     Ok(poisons.iter().flat_map(of_poison).collect())
 }
 
-fn run_all(
-    settings: &Settings,
-    world: ComparedWorld,
-    seed: u64,
-    stream: &Stream,
-    tasks: &[Task],
-    args: &PoisonArgs,
-    stop: &StopToken,
-) -> Result<Vec<PoisonRun>, CompareError> {
-    let jobs = args.jobs.or_else(|| thread::available_parallelism().ok().map(Into::into)).unwrap_or(1);
-    let (next, results) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    thread::scope(|scope| {
-        for _ in 0..jobs.max(1) {
-            scope.spawn(|| {
-                while let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let run = run(settings, world, seed, stream, *task, stop);
-                    results.lock().unwrap_or_else(PoisonError::into_inner).push(run);
-                }
-            });
-        }
-    });
-    if stop.is_stopped() {
-        return Err(CompareError::Interrupted);
-    }
-    let mut runs: Vec<PoisonRun> =
-        results.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().collect::<Result<_, _>>()?;
-    runs.sort_by_key(|run| (run.poison, !run.is_gated));
-    Ok(runs)
-}
-
 fn run(
     settings: &Settings,
     world: ComparedWorld,
@@ -204,7 +171,14 @@ fn run(
         problem,
     };
     let run = done.map_err(failed)?;
-    Ok(PoisonRun { world: world.name, poison: task.poison.name(), seed, is_gated: task.is_gated, ..run })
+    Ok(PoisonRun {
+        world: world.name,
+        poison: task.poison.name(),
+        seed,
+        is_gated: task.is_gated,
+        starts_at: task.poison.span().start,
+        ..run
+    })
 }
 
 fn write(args: &PoisonArgs, runs: &[PoisonRun]) -> Result<(), CompareError> {
@@ -235,16 +209,15 @@ fn table(runs: &[PoisonRun]) -> Table {
         "worst",
         "last",
     ]);
-    let mut rest = runs;
-    while let Some(first) = rest.first() {
-        let of_group = |run: &&PoisonRun| {
-            (run.world, run.poison, run.is_gated) == (first.world, first.poison, first.is_gated)
-        };
-        let group: Vec<&PoisonRun> = runs.iter().filter(of_group).collect();
-        if rest.len() == runs.len() || !runs[..runs.len() - rest.len()].iter().any(|run| of_group(&run)) {
-            table.add_row(row(&group));
+    let key = |run: &PoisonRun| (run.world, run.poison, run.is_gated);
+    let mut keys = Vec::new();
+    for run in runs {
+        if !keys.contains(&key(run)) {
+            keys.push(key(run));
         }
-        rest = &rest[1..];
+    }
+    for wanted in keys {
+        table.add_row(row(&runs.iter().filter(|run| key(run) == wanted).collect::<Vec<_>>()));
     }
     table
 }
@@ -255,7 +228,8 @@ fn row(group: &[&PoisonRun]) -> Vec<String> {
     let mean = |values: Vec<f64>| Spread::of(&values).mean;
     let each = |value: &dyn Fn(&PoisonRun) -> f64| mean(group.iter().map(|run| value(run)).collect());
     let seconds = |run: &PoisonRun, from: f64, to: f64| (to - from) * run.seconds.len() as f64;
-    let begin = if first.world == "drift" { 0.5 } else { first_poison_start(first) };
+    // That world changes half-way by itself.
+    let begin = if first.world == "drift" { 0.5 } else { first.starts_at };
     let noticed: Vec<f64> =
         group.iter().filter_map(|run| run.detected_at.map(|at| seconds(run, begin, at))).collect();
     let production = |figure: fn(&Second) -> f64| [0, 1, 2].map(|i| each(&|run| run.production(figure)[i]));
@@ -285,11 +259,4 @@ fn row(group: &[&PoisonRun]) -> Vec<String> {
         row.extend(production(figure).map(|value| format!("{value:.3}")));
     }
     row
-}
-
-fn first_poison_start(run: &PoisonRun) -> f64 {
-    Poison::ALL
-        .into_iter()
-        .find(|poison| poison.name() == run.poison)
-        .map_or(0.0, |poison| poison.span().start)
 }
