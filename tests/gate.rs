@@ -6,7 +6,7 @@ use easq::contract::v1;
 use easq::publish::manifest::to_json;
 use support::lineage::{History, registry};
 use support::trainers::{PARTITIONS, SOON, Trainer, line, production_learns_all};
-use support::{Easq, Line, Samples, eventually, eventually_some};
+use support::{Easq, Line, Samples, eventually, eventually_some, get};
 
 fn production(line: &Line) -> v1::Manifest {
     let registry = registry(&line.settings());
@@ -37,7 +37,8 @@ fn poison_is_refused_taken_back_and_forgotten_and_a_person_may_accept_it() {
         .set("gate.warmup_steps", 5)
         .set("gate.min_rank_correlation", -1)
         .set("gate.tolerance_points", 100)
-        .set("gate.rollback_after", 3);
+        .set("gate.rollback_after", 3)
+        .set("telemetry.listen", "127.0.0.1:0");
     let mut samples = Samples::new(&line.settings(), PARTITIONS);
     let mut trainer = Trainer::start(&line);
     samples.write(1_500);
@@ -72,6 +73,21 @@ fn poison_is_refused_taken_back_and_forgotten_and_a_person_may_accept_it() {
     let gaps = back.inputs.iter().flat_map(|input| &input.gaps);
     assert!(gaps.clone().count() > 0 && gaps.clone().all(|gap| gap.reason == reason), "{}", to_json(&back));
     assert!(back.gate.as_ref().is_some_and(|gate| gate.promoted), "readers get it: {}", to_json(&back));
+
+    let text = get(&trainer.process.address(), "/metrics").expect("metrics while it runs");
+    let metric = |series: &str| -> f64 {
+        let value = text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok());
+        value.unwrap_or_else(|| panic!("no {series} in {text}"))
+    };
+    assert!(metric("easq_gate_refusals_total{test=\"stream\"}") >= 3.0);
+    assert!(metric("easq_gate_held_out_samples_total{kind=\"group\"}") > 0.0);
+    assert_eq!(metric("easq_gate_stream_suspect{signal=\"features\"}"), 1.0);
+    assert_eq!(metric("easq_gate_rollbacks_total"), 1.0);
+    assert!(metric("easq_gate_feature_shift_deviations") > 1.0);
+    let output = trainer.process.output();
+    for part in ["the stream is suspect, nothing is learned", "version not promoted", "training went back"] {
+        assert!(output.contains(part), "{part}: {output}");
+    }
 
     // Another process knows it too.
     trainer.process.kill();
