@@ -13,7 +13,10 @@ pub(crate) struct ScoreDifferences {
 impl ScoreDifferences {
     /// `score` [n]; `left`, `right` [m] are views' positions in it.
     pub(crate) fn new(score: &Tensor, left: &Tensor, right: &Tensor) -> ScoreDifferences {
-        let difference = score.index_select(0, left) - score.index_select(0, right);
+        // A view is in many pairs. On a GPU the gradients of `index` are summed in a fixed order, those of
+        // `index_select` in any.
+        let of = |views: &Tensor| score.index(&[Some(views)]);
+        let difference = of(left) - of(right);
         let cost = difference.neg().softplus();
         ScoreDifferences { difference, cost }
     }
