@@ -90,6 +90,10 @@ lint: setup-build ## Check formatting, and lints with warnings as errors
 	cargo clippy $(FEATURES) --all-targets -- -D warnings
 	cargo clippy $(FEATURES) --test chaos --test rankers -- -D warnings
 
+.PHONY: deny
+deny: ## Check licenses, versions, origin and advisories of the dependencies (builds cargo-deny once)
+	@scripts/cargo-deny
+
 .PHONY: fmt
 fmt: ## Format the sources
 	cargo fmt

@@ -67,11 +67,13 @@ const COMMON_TUNING: [(&str, &str); 5] = [
 pub(crate) struct Connection {
     client: String,
     down: AtomicBool,
+    /// What librdkafka told last about one broker: it counts the brokers that are down without saying why.
+    trouble: Mutex<Option<String>>,
 }
 
 impl Connection {
     fn new(client: String) -> Self {
-        Self { client, down: AtomicBool::new(false) }
+        Self { client, down: AtomicBool::new(false), trouble: Mutex::default() }
     }
 
     /// The client's name in the logs.
@@ -83,6 +85,18 @@ impl Connection {
         if !self.down.swap(true, Ordering::Relaxed) {
             events::KafkaUnavailable { client: &self.client, error: reason }.emit();
         }
+    }
+
+    /// All brokers are down.
+    fn note_all_down(&self, reason: &str) {
+        match self.lock_trouble().take() {
+            Some(trouble) => self.note_down(&format!("{reason}, the last one because: {trouble}")),
+            None => self.note_down(reason),
+        }
+    }
+
+    fn lock_trouble(&self) -> MutexGuard<'_, Option<String>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Called for every sign of life, so the common case is one relaxed load.
@@ -146,6 +160,10 @@ fn forward_log(client: &str, level: RDKafkaLogLevel, facility: &str, message: &s
 
 /// A client-level error: a lost connection changes the connection's state, the rest is logged.
 fn report_error(connection: &Connection, error: &KafkaError, reason: &str) {
+    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+        return connection.note_all_down(reason);
+    }
+    *connection.lock_trouble() = Some(reason.to_owned());
     if is_connection_trouble(error) {
         connection.note_down(reason);
     } else {

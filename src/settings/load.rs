@@ -17,6 +17,8 @@ use super::fault::{Fault, Faults, REDACTED, is_secret};
 use super::{DEFAULTS, Settings, check};
 
 const ENVIRONMENT_PREFIX: &str = "EASQ__";
+/// At the end of a variable's name: its value is the path of a file that holds the setting's.
+const IN_FILE: &str = "_FILE";
 /// The open tables: librdkafka's properties, which are text, and weights, which are numbers.
 const PROPERTIES: &str = "kafka.properties";
 const WEIGHTS: &str = "reward.other";
@@ -29,7 +31,8 @@ static A_WEIGHT: ValueKind = ValueKind::Float(0.0);
 pub struct Sources {
     /// A TOML file.
     pub file: Option<PathBuf>,
-    /// Variables `EASQ__SECTION__KEY`; others are passed over.
+    /// Variables `EASQ__SECTION__KEY`, or `EASQ__SECTION__KEY_FILE` with the path of a file that holds the
+    /// value, as secrets are mounted into containers; others are passed over.
     pub environment: Vec<(String, String)>,
     /// Texts `section.key=value`.
     pub overrides: Vec<String>,
@@ -65,7 +68,7 @@ pub fn load(sources: &Sources, property_fault: PropertyFault) -> Result<Settings
     }
     for (name, value) in &sources.environment {
         if let Some(path) = name.strip_prefix(ENVIRONMENT_PREFIX) {
-            loader.add_text(&environment_key(path), value, &format!("environment {name}"));
+            loader.add_variable(name, path, value);
         }
     }
     for text in &sources.overrides {
@@ -139,6 +142,19 @@ impl Loader {
         match read {
             Ok(tree) => self.add_layer(tree, &origin),
             Err(problem) => self.source_fault(&origin, problem),
+        }
+    }
+
+    /// Adds what the variable `EASQ__<path>` says.
+    fn add_variable(&mut self, name: &str, path: &str, value: &str) {
+        let origin = format!("environment {name}");
+        let Some(path) = path.strip_suffix(IN_FILE) else {
+            return self.add_text(&environment_key(path), value, &origin);
+        };
+        match fs::read_to_string(value) {
+            // Editors end the last line.
+            Ok(text) => self.add_text(&environment_key(path), text.trim_end_matches(['\r', '\n']), &origin),
+            Err(error) => self.source_fault(&format!("{origin}: file {value}"), error.to_string()),
         }
     }
 

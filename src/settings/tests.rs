@@ -221,6 +221,28 @@ fn no_secret_is_shown_in_toml_debug_output_or_faults() {
 }
 
 #[test]
+fn a_variable_can_name_a_file_that_holds_the_value() {
+    const PASSWORD_FILE: &str = "EASQ__KAFKA__PROPERTIES__SASL_PASSWORD_FILE";
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = |name: &str| folder.path().join(name).to_str().expect("a path in UTF-8").to_owned();
+    std::fs::write(path("password"), "hunter2 \r\n").expect("a file of our own");
+    std::fs::write(path("window"), "7000\n").expect("a file of our own");
+    let settings =
+        environment(&[(PASSWORD_FILE, &path("password")), ("EASQ__JOIN__WINDOW_MS_FILE", &path("window"))]);
+    let settings = settings.unwrap();
+    assert_eq!(settings.kafka.properties["sasl.password"], "hunter2 ", "only the end of the line is cut off");
+    assert_eq!(settings.join.window_ms, 7000);
+
+    let missing = environment(&[(PASSWORD_FILE, &path("missing"))]).unwrap_err().to_string();
+    for part in [PASSWORD_FILE, &path("missing"), "No such file"] {
+        assert!(missing.contains(part), "{part}: {missing}");
+    }
+    std::fs::write(path("property"), "hunter2").expect("a file of our own");
+    let wrong = environment(&[("EASQ__KAFKA__PASSWORD_FILE", &path("property"))]);
+    assert!(!wrong.unwrap_err().to_string().contains("hunter2"));
+}
+
+#[test]
 fn what_is_shown_can_be_loaded_again() {
     let settings = set(&["kafka.properties.security.protocol=SSL", "reward.other.dwell=2"]).unwrap();
     assert_eq!(file(&show(&settings)).unwrap(), settings);

@@ -102,6 +102,12 @@ impl Cluster {
         &self.through[door]
     }
 
+    /// Runs a command line tool of Kafka's, given by its class, against the brokers' own addresses.
+    #[track_caller]
+    pub fn tool(&self, class: &str, arguments: &[&str]) {
+        broker::run_tool(class, &[&["--bootstrap-server", self.bootstrap()], arguments].concat());
+    }
+
     /// SIGTERM, and waits for its end: leaders move to other brokers, logs are closed.
     #[track_caller]
     pub fn stop(&self, broker: usize) {

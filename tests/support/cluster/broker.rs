@@ -186,6 +186,14 @@ fn java(arguments: &[&str]) -> Command {
     command
 }
 
+/// Runs a tool of Kafka's to its end.
+#[track_caller]
+pub fn run_tool(class: &str, arguments: &[&str]) {
+    let done = java(&[&[class], arguments].concat()).output().expect("java starts: scripts/system-packages");
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success(), "{class} {arguments:?}: {said}{}", String::from_utf8_lossy(&done.stderr));
+}
+
 /// The kernel ends a broker with the *thread* that started it. Threads of tests come and go, so all
 /// brokers are started by one that lasts as long as this process.
 fn spawn(command: Command) -> io::Result<Child> {
