@@ -135,3 +135,42 @@ impl fmt::Display for Rejection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// One of each.
+    fn all() -> Vec<Rejection> {
+        let field = "user_id";
+        vec![
+            Rejection::TooLarge { bytes: 2, max_bytes: 1 },
+            Rejection::Undecodable { detail: "" },
+            Rejection::MissingId { field },
+            Rejection::OversizedId { field, bytes: 129 },
+            Rejection::EventTime { event_time_ms: 0 },
+            Rejection::RequestTime { request_time_ms: 0, event_time_ms: 1 },
+            Rejection::MissingFeatures,
+            Rejection::RepeatedFeatures,
+            Rejection::WrongSchemaVersion { found: 1, expected: 2 },
+            Rejection::WrongDenseLength { found: 1, expected: 2 },
+            Rejection::UnknownAnswer { answer: 4 },
+            Rejection::NoTimestamp,
+            Rejection::TimeAhead { event_time_ms: 2, timestamp_ms: 1 },
+            Rejection::KeyNotUserId,
+            Rejection::WrongPartition { expected: 1, found: 2 },
+        ]
+    }
+
+    #[test]
+    fn the_contract_documents_every_reason_and_no_other() {
+        let contract = include_str!("../../docs/contract.md");
+        let (_, section) = contract.split_once("### Why a record is rejected\n").expect("the section");
+        let table = section.lines().take_while(|line| !line.starts_with("Whether a record"));
+        let rows = table.filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0));
+        let documented: BTreeSet<_> = rows.collect();
+        assert_eq!(documented, all().iter().map(Rejection::as_str).collect());
+    }
+}

@@ -128,3 +128,31 @@ pub struct Products {
     /// them is not told any more. An exception to invariant 3, like the outcome `evicted`.
     pub forgotten_views: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn the_contract_documents_every_outcome_with_the_records_that_can_have_it() {
+        let contract = include_str!("../../docs/contract.md");
+        let (_, section) = contract.split_once("### What becomes of a record\n").expect("the section");
+        let table = section.lines().take_while(|line| !line.starts_with('#'));
+        let rows = table.filter_map(|line| {
+            let (outcome, rest) = line.strip_prefix("| `")?.split_once("` | ")?;
+            Some((outcome, rest.split_once(" |")?.0))
+        });
+        let of = |outcome: &Outcome| match [Side::Views, Side::Responses]
+            .map(|s| Outcome::of(s).contains(outcome))
+        {
+            [true, true] => "both",
+            [true, false] => "views",
+            [false, _] => "answers",
+        };
+        let outcomes = Outcome::of(Side::Views).iter().chain(Outcome::of(Side::Responses));
+        let expected: BTreeMap<_, _> = outcomes.map(|outcome| (outcome.as_str(), of(outcome))).collect();
+        assert_eq!(rows.collect::<BTreeMap<_, _>>(), expected);
+    }
+}
