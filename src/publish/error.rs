@@ -113,6 +113,14 @@ impl PublishError {
         matches!(self, Self::Read(ReadError::Unavailable { .. }) | Self::PageTimeout { .. })
     }
 
+    /// Whether it only says that a stop came before the end of something.
+    pub(crate) fn is_stopped(&self) -> bool {
+        matches!(
+            self,
+            Self::Transaction(TransactionError::Stopped { .. }) | Self::Read(ReadError::Stopped { .. })
+        )
+    }
+
     /// Of what kind the fault is that keeps a follower from taking a version; `None` for an outage.
     pub(super) fn refusal(&self) -> Option<Refusal> {
         match self {

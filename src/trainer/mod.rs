@@ -61,7 +61,7 @@ const SLICE: Duration = Duration::from_millis(100);
 /// them threads [are left](TrainerError::leaves_threads) that only the end of the process ends.
 pub fn run(settings: &Settings, stop: StopToken) -> Result<(), TrainerError> {
     let model = &settings.model.name;
-    let group = format!("easq-trainer-{model}");
+    let group = writer_name(model);
     let ownership = Ownership::join(settings, &group, &settings.topics.registry(model))?;
     if !stand_by(&ownership, model, &stop)? {
         return Ok(());
@@ -79,6 +79,11 @@ pub fn run(settings: &Settings, stop: StopToken) -> Result<(), TrainerError> {
         Err(error) if error.is_stop() && tokens.stop.is_stopped() => Ok(()),
         result => result,
     }
+}
+
+/// What the group of a model is called, and the transactional id of whoever publishes its versions.
+pub(crate) fn writer_name(model: &str) -> String {
+    format!("easq-trainer-{model}")
 }
 
 /// Waits until this process owns the model; false when the stop comes first.
