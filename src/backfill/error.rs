@@ -7,7 +7,6 @@ use thiserror::Error;
 use super::time::{Length, Shown};
 use crate::contract::samples::SampleError;
 use crate::join::JoinFault;
-use crate::kafka::ownership::OwnershipError;
 use crate::kafka::reader::ReadError;
 use crate::kafka::topics::TopicsError;
 use crate::kafka::transaction::TransactionError;
@@ -49,15 +48,8 @@ pub enum BackfillError {
     RunInOfSamples,
     #[error("--publish: the model would be called '{name}': {problem}")]
     ModelName { name: String, problem: String },
-    #[error(
-        "--publish: '{topic}' holds version {version} of model '{model}' already, or held it: name another RUN, or delete \
-         the topics of that model"
-    )]
-    Published { model: String, topic: String, version: u64 },
-    #[error(
-        "--publish: another process has model '{model}', a trainer or another replay: stop it, or name another RUN"
-    )]
-    ModelOwned { model: String },
+    #[error("--publish: {0}; name another RUN")]
+    NotPublishable(PublishError),
     #[error("--pairs-topic '{topic}': {problem}")]
     PairsName { topic: String, problem: String },
     #[error(
@@ -120,8 +112,6 @@ pub enum BackfillError {
     Base(#[from] PublishError),
     #[error(transparent)]
     Topics(#[from] TopicsError),
-    #[error(transparent)]
-    Ownership(#[from] OwnershipError),
     #[error(transparent)]
     Transaction(#[from] TransactionError),
     #[error("{}: {source}", path.display())]
@@ -200,7 +190,7 @@ impl BackfillError {
         match self {
             Self::Interrupted | Self::Resumable { .. } | Self::Read(ReadError::Stopped { .. }) => true,
             Self::Train(error) => error.is_interrupted(),
-            Self::Base(error) => error.is_stopped(),
+            Self::Base(error) | Self::NotPublishable(error) => error.is_stopped(),
             Self::Transaction(error) => error.is_stopped(),
             Self::PairsLeft { reason, .. } | Self::NotPublished(reason) => reason.is_interrupted(),
             _ => false,

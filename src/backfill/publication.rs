@@ -6,31 +6,21 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crossbeam_channel::{TryRecvError, bounded};
 use jiff::Timestamp;
 
 use super::account::Replayed;
 use super::error::BackfillError;
 use super::plan::Plan;
 use crate::contract::v1::{LearnedRange, SkippedRange, VersionKind};
-use crate::kafka::ownership::{Owned, Ownership};
 use crate::kafka::reader::LogReader;
 use crate::kafka::topics::create_of_model;
-use crate::kafka::transaction::TransactionalProducer;
 use crate::offline::{self, Learning};
-use crate::publish::registry::RegistryReader;
-use crate::publish::{Candidate, PublishError, Publisher};
+use crate::publish::{Candidate, empty_registry, publish_first};
 use crate::settings::{self, Settings};
 use crate::supervise::{StopToken, failpoint};
-use crate::trainer::writer_name;
 
-/// How often waiting threads look at what they wait for.
-const SLICE: Duration = Duration::from_millis(100);
-/// Between attempts while brokers are away.
-const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// How long one question to the brokers may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
@@ -79,18 +69,7 @@ impl Publication {
     /// The registry holds something, or the brokers refuse.
     pub fn prepare(&self, stop: &StopToken) -> Result<(), BackfillError> {
         create_of_model(&self.settings)?;
-        self.empty_registry(stop).map(|_| ())
-    }
-
-    fn empty_registry(&self, stop: &StopToken) -> Result<RegistryReader, BackfillError> {
-        let reader = RegistryReader::open(&self.settings, "backfill registry", stop)?;
-        match reader.registry.highest_version {
-            0 => Ok(reader),
-            version => {
-                let (model, topic) = (self.model().to_owned(), self.settings.topics.registry(self.model()));
-                Err(BackfillError::Published { model, topic, version })
-            }
-        }
+        empty_registry(&self.settings, stop).map(|_| ()).map_err(BackfillError::NotPublishable)
     }
 
     /// Publishes what was learned. Waits for brokers that are away, until `stop`.
@@ -117,60 +96,8 @@ impl Publication {
             ..Candidate::default()
         };
         failpoint("backfill-publish");
-        let (model, registry) = (self.model(), self.settings.topics.registry(self.model()));
-        let ownership = Ownership::join(&self.settings, &writer_name(model), &registry)?;
-        self.own(&ownership, stop)?;
-        let (publishing, is_over) = bounded::<()>(0);
-        thread::scope(|scope| {
-            // The membership has to be served; without it the brokers refuse the version.
-            scope.spawn(|| {
-                while is_over.try_recv() == Err(TryRecvError::Empty) {
-                    let Ok(Owned::Yes) = ownership.poll(SLICE) else { break };
-                }
-            });
-            let published = self.publish_owned(candidate, &ownership, stop);
-            drop(publishing);
-            published
-        })
-    }
-
-    fn own(&self, ownership: &Ownership, stop: &StopToken) -> Result<(), BackfillError> {
-        // A member that was killed is forgotten after its session.
-        let patience = 2 * Duration::from_millis(self.settings.train.session_timeout_ms);
-        let began = Instant::now();
-        while ownership.poll(SLICE)? != Owned::Yes {
-            if stop.is_stopped() {
-                return Err(BackfillError::Interrupted);
-            }
-            if began.elapsed() > patience.max(RETRY_PAUSE * 60) {
-                return Err(BackfillError::ModelOwned { model: self.model().to_owned() });
-            }
-        }
-        Ok(())
-    }
-
-    fn publish_owned(
-        &self,
-        candidate: Candidate,
-        ownership: &Ownership,
-        stop: &StopToken,
-    ) -> Result<u64, BackfillError> {
-        let settings = &self.settings;
-        let timeout = Duration::from_millis(settings.publish.transaction_timeout_ms);
-        let id = writer_name(self.model());
-        let producer = TransactionalProducer::new(&settings.kafka, &id, timeout, stop)
-            .and_then(|producer| producer.init().map(|()| producer))
-            .map_err(PublishError::from)?;
-        let registry = loop {
-            match self.empty_registry(stop) {
-                Err(BackfillError::Base(error)) if error.is_outage() && !stop.wait(RETRY_PAUSE) => {}
-                opened => break opened?,
-            }
-        };
-        let mut publisher = Publisher::new(settings, producer, registry, None, stop)?;
-        let claim = ownership.claim();
-        let published = publisher.publish(candidate, &|| claim.group_metadata())?;
-        Ok(published.manifest.version)
+        let published = publish_first(&self.settings, candidate, stop);
+        Ok(published.map_err(BackfillError::NotPublishable)?.version)
     }
 }
 

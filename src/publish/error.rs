@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::kafka::ownership::OwnershipError;
 use crate::kafka::reader::ReadError;
 use crate::kafka::topics::TopicsError;
 use crate::kafka::transaction::TransactionError;
@@ -72,8 +73,17 @@ pub enum PublishError {
     Transaction(#[from] TransactionError),
     #[error(transparent)]
     Topics(#[from] TopicsError),
+    #[error(transparent)]
+    Ownership(#[from] OwnershipError),
     #[error("no answer from '{topic}' about the page at offset {offset} within {seconds} s")]
     PageTimeout { topic: String, offset: i64, seconds: u64 },
+    #[error(
+        "'{topic}' holds or held version {version} of model '{model}', which so has its first version: choose another \
+         name, or delete the two topics of that model"
+    )]
+    NotFirst { model: String, topic: String, version: u64 },
+    #[error("another process owns model '{model}', a trainer or one that publishes it: stop it first")]
+    Owned { model: String },
     #[error("model '{model}' is owned by another trainer now: restart to stand by")]
     NotOwned { model: String },
     #[error(

@@ -45,8 +45,8 @@ pub enum TrainerError {
     OtherModel { version: u64, sections: String },
     #[error(
         "version {version} of model '{model}' has learned from '{topic}', which a trainer does not read: it is of `easq \
-         backfill`, or topics.* were changed since; where training would go on is not known, so set them back, or give \
-         the model another model.name"
+         backfill`, or topics.* were changed since; where training would go on is not known, so set them back, or begin a \
+         model of another model.name with its folder (`easq model export --checkpoint`, `easq model seed`)"
     )]
     OtherInputs { model: String, version: u64, topic: String },
     #[error(

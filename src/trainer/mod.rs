@@ -38,7 +38,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::kafka::ownership::{Claim, Owned, Ownership};
-use crate::publish::{Candidate, Published, Publisher};
+use crate::publish::{Candidate, Published, Publisher, writer_name};
 use crate::settings::Settings;
 use crate::supervise::StopToken;
 use crate::telemetry::events::{OwnershipGained, OwnershipLost, StandingBy};
@@ -79,11 +79,6 @@ pub fn run(settings: &Settings, stop: StopToken) -> Result<(), TrainerError> {
         Err(error) if error.is_stop() && tokens.stop.is_stopped() => Ok(()),
         result => result,
     }
-}
-
-/// What the group of a model is called, and the transactional id of whoever publishes its versions.
-pub(crate) fn writer_name(model: &str) -> String {
-    format!("easq-trainer-{model}")
 }
 
 /// Waits until this process owns the model; false when the stop comes first.
