@@ -54,6 +54,14 @@ fn a_trainer_goes_on_from_a_replay_and_its_lineage_begins_where_it_reads() {
         (replayed.step, replayed.behavior_groups_learned)
     );
     assert!(first.gate.as_ref().is_some_and(|gate| gate.promoted));
+    // The pairs that wait in the replay's reservoir are no records of the logs that are read now.
+    let names = |manifest: &v1::Manifest| -> Vec<String> {
+        manifest.tensors.iter().map(|tensor| tensor.name.clone()).collect()
+    };
+    let mut expected = names(&replayed);
+    expected.retain(|name| name != "training.reservoir.sources");
+    assert_eq!(names(&first), expected);
+    assert_eq!(expected.len() + 1, replayed.tensors.len());
     for range in &first.inputs {
         let (_, end) = Kafka::shared().watermarks(&range.topic, range.partition);
         assert_eq!((range.next_offset, range.samples), (end, 0), "{range:?}");

@@ -196,6 +196,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_stands_first_in_a_plan_comes_first_of_one_time() {
+        let topics = Settings::default().topics;
+        for origin in [Origin::Inputs, Origin::Samples] {
+            let stretches = origin.topics(&topics).into_iter().flat_map(|topic| {
+                (0..3).map(move |partition| Stretch { topic: topic.into(), partition, from: 0, end: 1 })
+            });
+            let plan = Plan::new(origin, 3, stretches.collect(), Vec::new());
+            assert!(plan.sources.is_sorted_by(|before, after| before < after), "{:?}", plan.sources);
+        }
+        let samples = [&topics.labelled_views, &topics.preference_pairs, &topics.behavior_groups];
+        assert_eq!(Origin::Samples.topics(&topics), samples);
+    }
+
+    #[test]
     fn the_last_time_is_found_to_the_millisecond() {
         for last_ms in [0, 1, 1_700_000_000_123, LAST_MS] {
             assert_eq!(last_time(|time_ms| Ok(time_ms <= last_ms)).expect("an answer"), Some(last_ms));

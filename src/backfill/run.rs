@@ -213,7 +213,8 @@ fn leave(
         };
     }
     match sink.outlets.pairs {
-        Some(pairs) if pairs.there() > 0 => BackfillError::PairsLeft {
+        // What was resumed can be resumed once more.
+        Some(pairs) if pairs.there() > 0 && task.learned_before == 0 => BackfillError::PairsLeft {
             reason: Box::new(error),
             topic: pairs.topic().to_owned(),
             pairs: pairs.there(),
