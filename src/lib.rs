@@ -39,7 +39,8 @@
 //! 8. **Visible only when whole.** Pages and manifest commit together; a follower checks length
 //!    and SHA-256 of all it loads, and keeps what it has when anything is off.
 //! 9. **One writer per key.** One trainer per model; the trainer alone writes manifests and
-//!    `production`, people alone write `pin` and `accept`.
+//!    `production` (the first version may come from a replay or a person, who own the model for as long),
+//!    people alone write `pin` and `accept`.
 //! 10. **Replay is isolated and deterministic.** The same samples in the same order give byte-identical
 //!     models, whatever restarts lie between, with the same binary on the same CPU with one thread
 //!     (`train.intra_op_threads`). A backfill touches no live group, offset, topic or pointer, and two

@@ -5,13 +5,11 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::LazyLock;
-use std::time::Duration;
 
-use easq::contract::samples::SampleReader;
 use easq::contract::v1::{
-    Answer, BehaviorEvent, BehaviorGroup, LabelledView, PreferencePair, QuestionnaireResponse, Source, sample,
+    Answer, BehaviorEvent, BehaviorGroup, LabelledView, PreferencePair, QuestionnaireResponse, sample,
 };
 use easq::kafka::Outgoing;
 use easq::kafka::topics::Admin;
@@ -19,16 +17,19 @@ use easq::kafka::transaction::TransactionalProducer;
 use easq::settings::Settings;
 use easq::supervise::StopToken;
 use prost::Message;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::Value;
 use support::folders::{assert_same, contents, names};
 use support::joiners::{self, Joiner};
 use support::oracle::{self, JoinTruth};
+use support::replays::{
+    self, DEADLINE, PARTITIONS, answered_at, command, committed_by_any_group, groups, interrupted, line,
+    names_in_kafka, of_view, partition_of, refused, replayed, resumed, state, text, time,
+};
 use support::trainers::{self, Trainer};
 use support::{Easq, Input, Kafka, Line, Record, eventually, response, view, world};
 
-const DEADLINE: Duration = Duration::from_secs(120);
-const PARTITIONS: i32 = 3;
 const VIEWS: u64 = 30_000;
 const SPAN_MS: i64 = 6 * 3_600_000;
 const SEED: u64 = 20_260_731;
@@ -46,14 +47,6 @@ struct Run {
 }
 
 static RUN: LazyLock<Run> = LazyLock::new(run);
-
-fn line(prefix: &str) -> Line {
-    Line::new(prefix)
-        .set("train.device", "cpu")
-        .set("train.batch_groups", 8)
-        .set("train.reservoir_pairs", 64)
-        .set("train.normalizer_views", 3000)
-}
 
 fn run() -> Run {
     println!("seed {SEED}");
@@ -95,63 +88,20 @@ impl Run {
     }
 
     fn samples(&self) -> Vec<sample::Sample> {
-        let samples = SampleReader::open(self.path("samples.pb")).expect("a sample file");
-        samples.map(|sample| sample.expect("a sample").sample.expect("a known sample")).collect()
+        replays::samples(&self.path("samples.pb"))
     }
 
     fn pairs(&self) -> Vec<PreferencePair> {
-        let pair = |sample| match sample {
-            sample::Sample::PreferencePair(pair) => Some(pair),
-            _ => None,
-        };
-        self.samples().into_iter().filter_map(pair).collect()
+        replays::pairs(&self.path("samples.pb"))
     }
 
     fn account(&self) -> Value {
-        let json = fs::read(self.path("model/backfill.json")).expect("the account");
-        serde_json::from_slice(&json).expect("JSON")
+        replays::account(&self.path("model/backfill.json"))
     }
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("a temporary path is text")
-}
-
-fn time(ms: i64) -> String {
-    jiff::Timestamp::from_millisecond(ms).expect("a time").to_string()
-}
-
-/// The command line of a replay.
-fn command(line: &Line, range: (i64, i64), more: &[&str]) -> Vec<String> {
-    let (from, to) = (time(range.0), time(range.1));
-    line.arguments(&[&["backfill", "--from", &from, "--to", &to], more].concat())
-}
-
-#[track_caller]
-fn replayed(line: &Line, range: (i64, i64), more: &[&str]) -> String {
-    let (status, output) = Easq::run(command(line, range, more), DEADLINE);
-    assert!(status.success(), "{output}");
-    output
-}
-
-/// Runs to an error with this exit code; what it says.
-#[track_caller]
-fn refused(line: &Line, range: (i64, i64), more: &[&str], code: i32) -> String {
-    let (status, output) = Easq::run(command(line, range, more), DEADLINE);
-    assert_eq!(status.code(), Some(code), "{output}");
-    output.lines().last().expect("a process that fails says why").to_owned()
-}
-
-fn answered_at(label: &LabelledView) -> i64 {
-    label.response.as_ref().expect("a label has its answer").event_time_ms
 }
 
 fn viewed_at(label: &LabelledView) -> i64 {
     label.view.as_ref().expect("a label has its view").event_time_ms
-}
-
-fn of_view(label: &LabelledView) -> Source {
-    label.view_source.clone().expect("a label names its view")
 }
 
 #[test]
@@ -277,47 +227,11 @@ fn invariant_5_the_pairs_follow_from_the_order_of_the_merge() {
     }
     let mut found: BTreeMap<i32, Vec<PreferencePair>> = BTreeMap::new();
     for pair in run.pairs() {
-        let partition = of_view(pair.chosen.as_ref().expect("a pair has two labels")).partition;
-        found.entry(partition).or_default().push(pair);
+        found.entry(partition_of(&pair)).or_default().push(pair);
     }
     assert!(found.values().map(Vec::len).sum::<usize>() > 500, "too few pairs prove nothing");
     assert_eq!(found, expected);
     assert_eq!(run.account()["preference_pairs"], run.pairs().len());
-}
-
-/// Everything that a service has in Kafka.
-#[derive(PartialEq)]
-struct State {
-    /// Offset and metadata, of the joiner for each input partition, and of the trainer.
-    committed: Vec<Option<(i64, String)>>,
-    /// Of all its topics, the inputs included.
-    records: BTreeMap<String, Vec<Record>>,
-}
-
-fn state(line: &Line) -> State {
-    let settings = line.settings();
-    let (topics, model) = (&settings.topics, &settings.model.name);
-    let registry = topics.registry(model);
-    let inputs = [&topics.behavior, &topics.responses];
-    let joiner = inputs.into_iter().flat_map(|topic| {
-        (0..PARTITIONS).map(|number| Kafka::shared().committed(&settings.joiner.group, topic, number))
-    });
-    let trainer = Kafka::shared().committed(&format!("easq-trainer-{model}"), &registry, 0);
-    let outputs = [&topics.labelled_views, &topics.preference_pairs, &topics.behavior_groups, &topics.late];
-    let all = inputs.into_iter().chain(outputs).chain([&topics.dead_letters]).cloned();
-    let all = all.chain([topics.model(model), registry]);
-    let records = all.map(|topic| (topic.clone(), Kafka::shared().read_to_end(&topic))).collect();
-    State { committed: joiner.chain([trainer]).collect(), records }
-}
-
-/// Names of groups and topics that begin with `prefix`, or belong to no test.
-fn names_in_kafka(prefix: &str) -> BTreeSet<String> {
-    let client: BaseConsumer = Kafka::shared().client().create().expect("a valid configuration");
-    let groups = client.fetch_group_list(None, DEADLINE).expect("the groups");
-    let topics = client.fetch_metadata(None, DEADLINE).expect("the topics");
-    let groups = groups.groups().iter().map(|group| group.name().to_owned());
-    let topics = topics.topics().iter().map(|topic| topic.name().to_owned());
-    groups.chain(topics).filter(|name| name.starts_with(prefix) || name.starts_with("easq")).collect()
 }
 
 #[test]
@@ -348,7 +262,11 @@ fn invariant_10_a_service_that_runs_notices_nothing_and_its_labels_are_those_of_
     let more = ["--output", text(&model), "--samples", text(&samples), "--base", &base];
     replayed(&line, (start_ms - HOUR_MS, start_ms + SPAN_MS), &more);
 
-    assert!(state(&line) == before, "the replay changed something of the service");
+    let after = state(&line);
+    assert!(after == before, "the replay changed something of the service");
+    let trainers = format!("easq-trainer-{}", settings.model.name);
+    let expected = BTreeSet::from([settings.joiner.group.as_str(), &trainers]);
+    assert_eq!(groups(&after.committed), expected, "no other group has offsets in these topics");
     assert_eq!(names_in_kafka(prefix), names);
     world::write(&line, rest);
     joiners::consumed_to_the_end(&line, PARTITIONS);
@@ -363,18 +281,12 @@ fn compare_with_the_service(
     settings: &Settings,
     dir: &tempfile::TempDir,
 ) {
-    let account = fs::read(dir.path().join("model/backfill.json")).expect("the account");
-    let account: Value = serde_json::from_slice(&account).expect("JSON");
+    let account = replays::account(&dir.path().join("model/backfill.json"));
     let labels = &records[&settings.topics.labelled_views];
     assert!(labels.len() > 100, "only {} labels", labels.len());
     assert_eq!(account["labels"], labels.len());
-    let samples = SampleReader::open(dir.path().join("samples.jsonl")).expect("a sample file");
-    let mut replayed = BTreeSet::new();
-    for sample in samples {
-        if let Some(sample::Sample::PreferencePair(pair)) = sample.expect("a sample").sample {
-            replayed.insert(pair.encode_to_vec());
-        }
-    }
+    let replayed = replays::pairs(&dir.path().join("samples.jsonl"));
+    let replayed: BTreeSet<Vec<u8>> = replayed.iter().map(Message::encode_to_vec).collect();
     let live = &records[&settings.topics.preference_pairs];
     let live: BTreeSet<Vec<u8>> =
         live.iter().map(|record| record.decode::<PreferencePair>().encode_to_vec()).collect();
@@ -409,16 +321,6 @@ fn a_replay_goes_on_from_a_folder_as_training_from_a_file_does() {
     assert_same(&written, &contents(&from_file));
 }
 
-/// Runs until a Ctrl-C that comes after the range has begun; what it says.
-#[track_caller]
-fn interrupted(arguments: Vec<String>) -> String {
-    let failpoints = [("FAILPOINTS", "backfill-look=4*off->1*return(INT)->sleep(20)")];
-    let mut process = Easq::start_with(arguments, failpoints);
-    let status = process.wait(DEADLINE);
-    assert_eq!(status.code(), Some(4), "{}", process.output());
-    process.output()
-}
-
 #[test]
 fn ctrl_c_ends_a_replay_with_exit_code_4_and_no_sample_file_is_written() {
     let run = &*RUN;
@@ -448,8 +350,7 @@ fn invariant_10_an_interrupted_replay_goes_on_to_the_same_bytes() {
     let other = run.line.clone().set("train.batch_groups", 9).arguments(&resume);
     let (status, output) = Easq::run(other, DEADLINE);
     assert!(status.code() == Some(2) && output.contains("other settings"), "{output}");
-    let (status, output) = Easq::run(run.line.arguments(&resume), DEADLINE);
-    assert!(status.success(), "{output}");
+    resumed(&run.line, &outputs);
     assert_same(&contents(&run.path("model")), &contents(&model));
     assert!(fs::read(run.path("samples.pb")).expect("samples") == fs::read(&samples).expect("samples"));
     assert_eq!(names(dir.path()), ["model", "samples.pb", "samples.pb.backfill.json"]);
@@ -459,14 +360,37 @@ fn invariant_10_an_interrupted_replay_goes_on_to_the_same_bytes() {
     assert!(status.code() == Some(2) && output.contains("nothing was interrupted"), "{output}");
 }
 
+/// What the table on standard output says, without its lines.
+fn said(output: &str) -> String {
+    output.replace(['│', '┆'], " ").split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 #[test]
-fn only_joining_writes_nothing_and_says_what_came_of_it() {
+fn only_joining_writes_nothing_and_says_what_the_run_with_outputs_does() {
     let run = &*RUN;
-    let output = run.replay(&run.line, &["--join-only"]);
-    let account = run.account();
-    for part in [format!("labels {}", account["labels"]), format!("groups {}", account["behavior_groups"])] {
-        let words: String = output.replace(['│', '┆'], " ").split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(words.contains(&part), "{part}: {words}");
+    let (model, samples) = (run.path("to-compare"), run.path("to-compare.pb"));
+    let written = run.replay(&run.line, &["--output", text(&model), "--samples", text(&samples)]);
+    let here = std::env::current_dir().expect("a folder");
+    let prefix = run.line.settings().model.name;
+    let prefix = prefix.trim_end_matches(".name");
+    let (before, names_before, here_before) = (state(&run.line), names_in_kafka(prefix), names(&here));
+    let only = run.replay(&run.line, &["--join-only"]);
+    assert!(state(&run.line) == before && names_in_kafka(prefix) == names_before);
+    assert_eq!(names(&here), here_before);
+    let table = |output: &str| {
+        let said = said(output);
+        let from = said.find("range").expect("a table");
+        let to = said.find("event time reached").expect("its end");
+        said[from..to].to_owned()
+    };
+    assert_eq!(table(&only), table(&written));
+    let account = replays::account(&model.join("backfill.json"));
+    for part in [
+        format!("labels {} ({} before", account["labels"], account["run_in_labels"]),
+        format!("preference pairs {} ", account["preference_pairs"]),
+        format!("behavior groups {} ", account["behavior_groups"]),
+    ] {
+        assert!(table(&only).contains(&part), "{part}: {only}");
     }
 }
 
@@ -521,12 +445,32 @@ fn minutely(prefix: &str, answered: i64) -> (Line, i64) {
     (line, start_ms)
 }
 
+/// No service is there that could have committed something: whatever there is, is the replay's.
+#[test]
+fn invariant_10_a_replay_leaves_no_offsets_to_any_group() {
+    let (line, start_ms) = minutely("backfill-no-group", 60);
+    let settings = line.settings();
+    let inputs = [settings.topics.behavior, settings.topics.responses];
+    replayed(&line, (start_ms, start_ms + 5 * HOUR_MS), &["--join-only"]);
+    let committed = committed_by_any_group(&inputs);
+    assert!(committed.is_empty(), "{committed:?}");
+    // One that commits is seen.
+    let consumer: BaseConsumer = Kafka::shared()
+        .client()
+        .set("group.id", Kafka::unique("backfill-commits"))
+        .create()
+        .expect("a valid configuration");
+    let mut offsets = TopicPartitionList::new();
+    offsets.add_partition_offset(&inputs[0], 0, Offset::Offset(1)).expect("an offset");
+    consumer.commit(&offsets, CommitMode::Sync).expect("committed");
+    assert_eq!(groups(&committed_by_any_group(&inputs)).len(), 1);
+}
+
 fn account_of(line: &Line, range: (i64, i64), more: &[&str]) -> Value {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let file = dir.path().join("samples.pb");
     replayed(line, range, &[&["--samples", text(&file)], more].concat());
-    let account = fs::read(dir.path().join("samples.pb.backfill.json")).expect("the account");
-    serde_json::from_slice(&account).expect("JSON")
+    replays::account(&dir.path().join("samples.pb.backfill.json"))
 }
 
 /// The log then ends with a marker of the transaction, and not with a record.

@@ -5,17 +5,21 @@ use std::str::FromStr;
 
 use jiff::{Span, SpanRelativeTo};
 
+use super::plan::Origin;
 use super::time::Moment;
 use crate::offline::Precision;
 
-/// Replay a range of both input topics: join, pair, and train or write samples, apart from everything
-/// that runs.
+/// Replay a range of both input topics: join, pair, and train, publish or write samples, apart from
+/// everything that runs.
 ///
 /// It gives the labels whose answers, and the behavior groups whose last views, lie in the range of event
 /// time. All partitions are merged by event time in a defined order, so the same range gives the same
-/// bytes. It belongs to no group, commits no offset and writes nothing to Kafka.
+/// bytes. It reads without a group, commits no offset, and writes to Kafka only what --publish and
+/// --pairs-topic name: topics that no service reads or writes.
 #[derive(Debug, Clone, clap::Args)]
-#[command(group(clap::ArgGroup::new("gives").required(true).multiple(true).args(["output", "samples", "join_only"])))]
+#[command(group(clap::ArgGroup::new("gives").required(true).multiple(true)
+    .args(["output", "publish", "samples", "pairs_topic", "join_only"])))]
+#[command(group(clap::ArgGroup::new("learns").multiple(true).args(["output", "publish"])))]
 pub struct Args {
     /// Beginning of the range: RFC 3339 with a zone, as in 2026-01-31T06:00:00Z, or relative to now, as in
     /// -6h.
@@ -24,6 +28,10 @@ pub struct Args {
     /// End of the range, which it does not include; `now` is allowed.
     #[arg(long, value_name = "TIME", allow_hyphen_values = true, required_unless_present = "resume")]
     pub to: Option<Moment>,
+    /// What is read: both inputs, which are joined again; or the labels, pairs and groups that the joiner
+    /// has written, where the inputs are gone.
+    #[arg(long, value_enum, value_name = "TOPICS", default_value_t = Origin::Inputs)]
+    pub source: Origin,
     /// Folder for the model that is trained on the range, as of `easq train`; must not be there, or be
     /// empty. It appears whole or not at all.
     #[arg(long, value_name = "DIR")]
@@ -32,28 +40,44 @@ pub struct Args {
     /// --output learns them. It appears whole or not at all.
     #[arg(long, value_name = "FILE")]
     pub samples: Option<PathBuf>,
+    /// Publish what is trained on the range as the first version, a checkpoint and production, of a model
+    /// of its own: <model.name>.replay-RUN, with topics of its own, which are created where they are
+    /// missing and must hold no version [default RUN: the time at which this began, as in
+    /// 20260131T060000Z].
+    #[arg(long, value_name = "RUN")]
+    pub publish: Option<Option<String>>,
+    /// Write the preference pairs to this topic too, as the joiner writes them: same partitions, keys and
+    /// bytes. It is created where it is missing, must be empty, and no topic of the service. They come in
+    /// transactions of some thousand: what is interrupted leaves the first ones of each partition.
+    #[arg(long, value_name = "TOPIC")]
+    pub pairs_topic: Option<String>,
     /// Only join, and say what comes of it.
-    #[arg(long, conflicts_with_all = ["output", "samples"])]
+    #[arg(long, conflicts_with_all = ["output", "publish", "samples", "pairs_topic"])]
     pub join_only: bool,
     /// Train on from a version in the registry (its number), or from a folder or file as --init of `easq
     /// train` takes it [default: begin anew from model.seed].
-    #[arg(long, value_name = "VERSION|DIR", requires = "output")]
+    #[arg(long, value_name = "VERSION|DIR", requires = "learns")]
     pub base: Option<Base>,
     /// Precision of the parameters [default: that of --base, else float32].
-    #[arg(long, value_enum, value_name = "TYPE", requires = "output")]
+    #[arg(long, value_enum, value_name = "TYPE", requires = "learns")]
     pub dtype: Option<Precision>,
-    /// Labels of so much time before --from can be partners in pairs.
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_length_ms)]
-    pub pair_run_in: i64,
+    /// Labels of so much time before --from can be partners in pairs; not with --source samples, whose
+    /// pairs are made [default: 1h].
+    #[arg(long, value_name = "TIME", value_parser = parse_length_ms)]
+    pub pair_run_in: Option<i64>,
     /// Go on where a replay into --output was interrupted: the same range and offsets, to the same bytes.
-    /// Name --samples again if they are wanted.
+    /// Name --samples, --publish and --pairs-topic again if they are wanted; pairs that the topic has
+    /// already are not written again.
     #[arg(long, requires = "output")]
-    #[arg(conflicts_with_all = ["from", "to", "base", "dtype", "pair_run_in", "accept_gap"])]
+    #[arg(conflicts_with_all = ["from", "to", "source", "base", "dtype", "pair_run_in", "accept_gap"])]
     pub resume: bool,
     /// Go on although records that the range needs are gone from the topics.
     #[arg(long)]
     pub accept_gap: bool,
 }
+
+/// Of [`Args::pair_run_in`], where it is not given.
+pub const PAIR_RUN_IN_MS: i64 = 3_600_000;
 
 /// What training goes on from.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,6 +8,8 @@ use super::time::{Length, Shown};
 use crate::contract::samples::SampleError;
 use crate::join::JoinFault;
 use crate::kafka::reader::ReadError;
+use crate::kafka::topics::TopicsError;
+use crate::kafka::transaction::TransactionError;
 use crate::offline::TrainFileError;
 use crate::publish::PublishError;
 
@@ -42,6 +44,44 @@ pub enum BackfillError {
         "--base {version}: the registry of model '{model}' holds no such version; `easq model list` shows them"
     )]
     NoVersion { model: String, version: u64 },
+    #[error("--pair-run-in: pairs are made already where --source samples reads them; leave it out")]
+    RunInOfSamples,
+    #[error("--publish: the model would be called '{name}': {problem}")]
+    ModelName { name: String, problem: String },
+    #[error("--publish: {0}; name another RUN")]
+    NotPublishable(PublishError),
+    #[error("--pairs-topic '{topic}': {problem}")]
+    PairsName { topic: String, problem: String },
+    #[error(
+        "--pairs-topic '{topic}': it has {found} partitions, and pairs are written to {partitions}; name a topic that is \
+         not there, and it is created with that many"
+    )]
+    PairsPartitions { topic: String, found: i32, partitions: i32 },
+    #[error(
+        "--pairs-topic '{topic}': partition {partition} holds records already, and pairs would be there twice; name \
+         another topic, or delete this one"
+    )]
+    PairsThere { topic: String, partition: i32 },
+    #[error(
+        "--pairs-topic '{topic}': the last record of partition {partition} is no pair of this range: something else \
+         writes to it, and nothing more was written there"
+    )]
+    PairsOfAnother { topic: String, partition: i32 },
+    #[error(
+        "--pairs-topic '{topic}': another replay writes to it now, or an outage outlasted \
+         joiner.transaction_timeout_ms"
+    )]
+    PairsTaken { topic: String },
+    #[error(
+        "{reason}; '{topic}' holds the first {pairs} pairs, and a replay that begins anew needs another topic"
+    )]
+    PairsLeft { reason: Box<BackfillError>, topic: String, pairs: u64 },
+    #[error("the range was replayed, and not published: {0}")]
+    NotPublished(Box<BackfillError>),
+    #[error(
+        "the range was replayed, and not published: {reason}; what was learned lies in '{}', and --resume goes on from it", path.display()
+    )]
+    Kept { reason: Box<BackfillError>, path: PathBuf },
     #[error("interrupted before the end of the range: nothing was written")]
     Interrupted,
     #[error(
@@ -70,6 +110,10 @@ pub enum BackfillError {
     Train(#[from] TrainFileError),
     #[error(transparent)]
     Base(#[from] PublishError),
+    #[error(transparent)]
+    Topics(#[from] TopicsError),
+    #[error(transparent)]
+    Transaction(#[from] TransactionError),
     #[error("{}: {source}", path.display())]
     File { path: PathBuf, source: std::io::Error },
 }
@@ -77,21 +121,22 @@ pub enum BackfillError {
 /// No record of the topics is as new as the range.
 #[derive(Debug)]
 pub struct NothingThere {
-    pub behavior: String,
-    pub responses: String,
+    pub topics: Vec<String>,
     pub read_from_ms: i64,
-    /// The newest record of both; none where they are empty.
+    /// The newest record of all; none where they are empty.
     pub newest_ms: Option<i64>,
 }
 
 impl std::fmt::Display for NothingThere {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { behavior, responses, read_from_ms, newest_ms } = self;
+        let Self { topics, read_from_ms, newest_ms } = self;
+        let topics: Vec<String> = topics.iter().map(|topic| format!("'{topic}'")).collect();
+        let topics = topics.join(" and ");
         match newest_ms {
-            None => write!(f, "'{behavior}' and '{responses}' hold no record"),
+            None => write!(f, "{topics} hold no record"),
             Some(newest_ms) => write!(
                 f,
-                "'{behavior}' and '{responses}' hold no record from {} on, where this range begins to be read; the \
+                "{topics} hold no record from {} on, where this range begins to be read; the \
                  newest one is of {}",
                 Shown(*read_from_ms),
                 Shown(*newest_ms),
@@ -143,8 +188,11 @@ impl BackfillError {
     /// Whether it was a person who ended it (exit code 4).
     pub fn is_interrupted(&self) -> bool {
         match self {
-            Self::Interrupted | Self::Resumable { .. } => true,
+            Self::Interrupted | Self::Resumable { .. } | Self::Read(ReadError::Stopped { .. }) => true,
             Self::Train(error) => error.is_interrupted(),
+            Self::Base(error) | Self::NotPublishable(error) => error.is_stopped(),
+            Self::Transaction(error) => error.is_stopped(),
+            Self::PairsLeft { reason, .. } | Self::NotPublished(reason) => reason.is_interrupted(),
             _ => false,
         }
     }
@@ -153,6 +201,9 @@ impl BackfillError {
     pub fn is_usage(&self) -> bool {
         match self {
             Self::EmptyRange { .. }
+            | Self::RunInOfSamples
+            | Self::ModelName { .. }
+            | Self::PairsName { .. }
             | Self::NoVersion { .. }
             | Self::NothingToResume { .. }
             | Self::OtherSettings { .. } => true,

@@ -1,27 +1,65 @@
-//! Which offsets of both inputs a range comes from.
+//! Which offsets of which topics a range comes from.
 
 use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use super::error::{BackfillError, Missing, NothingThere};
 use super::merge::Source;
 use super::range::{Held, Range};
 use crate::contract::Side;
 use crate::kafka::reader::{LogReader, ReadError, Stretch};
-use crate::settings::Settings;
+use crate::settings::{Settings, Topics};
 
 /// The last time that is looked at for records: the end of the year 9999.
 const LAST_MS: i64 = 253_402_300_799_999;
 
+/// What is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// Both inputs.
+    Inputs,
+    /// What the joiner has written.
+    Samples,
+}
+
+impl Origin {
+    /// In the order in which records of one time are taken.
+    pub fn topics(self, topics: &Topics) -> Vec<&str> {
+        match self {
+            Self::Inputs => vec![&topics.behavior, &topics.responses],
+            Self::Samples => vec![&topics.labelled_views, &topics.preference_pairs, &topics.behavior_groups],
+        }
+    }
+}
+
 /// What is read for a range.
 pub struct Plan {
-    /// Of either input.
+    pub origin: Origin,
+    /// Of either input; of samples those of the pairs.
     pub partitions: i32,
-    /// All partitions of the views, then all of the responses.
+    /// Where each stretch stands among the others at one time. All partitions of the views, then all of
+    /// the responses; samples are of no side, and have the number of the stretch alone.
     pub sources: Vec<Source>,
-    /// One for each source, in that order.
+    /// Topic by topic, all partitions of each.
     pub stretches: Vec<Stretch>,
-    /// Sources of which records that the range may need are gone, by number.
+    /// Stretches of which records that the range may need are gone, by number.
     pub lacking: Vec<usize>,
+}
+
+impl Plan {
+    /// Of these stretches, topic by topic.
+    pub fn new(origin: Origin, partitions: i32, stretches: Vec<Stretch>, lacking: Vec<usize>) -> Self {
+        let sources = (0..).zip(&stretches).map(|(number, stretch)| match origin {
+            Origin::Samples => Source { side: Side::Views, partition: number },
+            Origin::Inputs if number < partitions => {
+                Source { side: Side::Views, partition: stretch.partition }
+            }
+            Origin::Inputs => Source { side: Side::Responses, partition: stretch.partition },
+        });
+        Self { origin, partitions, sources: sources.collect(), stretches, lacking }
+    }
 }
 
 /// Asks the brokers for the offsets of a range: from the first record with a timestamp in it up to the last
@@ -29,95 +67,109 @@ pub struct Plan {
 ///
 /// # Errors
 /// Nothing is there, or some of it is gone, where `accept_gap` does not allow that.
-pub fn plan(settings: &Settings, range: &Range, accept_gap: bool) -> Result<Plan, BackfillError> {
-    let reader = LogReader::new(&settings.kafka, "backfill planner")?;
-    let topics = [settings.topics.behavior.as_str(), settings.topics.responses.as_str()];
-    let partitions = reader.partitions(topics[0])?;
-    let responses_partitions = reader.partitions(topics[1])?;
-    if partitions != responses_partitions {
-        return Err(BackfillError::UnlikePartitions {
-            behavior: topics[0].to_owned(),
-            behavior_partitions: partitions,
-            responses: topics[1].to_owned(),
-            responses_partitions,
-        });
-    }
-    let log = Log { reader, topics, partitions };
-    let mut plan = Plan { partitions, sources: Vec::new(), stretches: Vec::new(), lacking: Vec::new() };
-    let mut held_of_all = Vec::new();
-    for (side, topic) in [Side::Views, Side::Responses].into_iter().zip(topics) {
-        let name: Arc<str> = topic.into();
-        let at = log.reader.offsets_at(topic, 0..partitions, range.read_from_ms)?;
-        for (partition, at) in (0..partitions).zip(at) {
-            let (low, high) = log.reader.watermarks(topic, partition)?;
-            let held = Held { low, high, at };
-            if held.may_lack() {
-                plan.lacking.push(plan.sources.len());
-            }
-            plan.sources.push(Source { side, partition });
-            plan.stretches.push(Stretch {
-                topic: Arc::clone(&name),
-                partition,
-                from: held.from(),
-                end: high,
-            });
-            held_of_all.push(held);
+pub fn plan(
+    settings: &Settings,
+    origin: Origin,
+    range: &Range,
+    accept_gap: bool,
+) -> Result<Plan, BackfillError> {
+    let log = Log::new(settings, origin)?;
+    let at = log.offsets_at(range.read_from_ms)?;
+    let (mut stretches, mut lacking, mut held_of_all) = (Vec::new(), Vec::new(), Vec::new());
+    for ((topic, partition), at) in log.partitions().zip(at) {
+        let (low, high) = log.reader.watermarks(&topic, partition)?;
+        let held = Held { low, high, at };
+        if held.may_lack() {
+            lacking.push(stretches.len());
         }
+        stretches.push(Stretch { topic, partition, from: held.from(), end: high });
+        held_of_all.push(held);
     }
-    if plan.stretches.iter().all(|stretch| stretch.from >= stretch.end) {
+    if stretches.iter().all(|stretch| stretch.from >= stretch.end) {
         return Err(BackfillError::NothingThere(NothingThere {
-            behavior: topics[0].to_owned(),
-            responses: topics[1].to_owned(),
+            topics: log.topics.iter().map(|(topic, _)| topic.to_string()).collect(),
             read_from_ms: range.read_from_ms,
             newest_ms: log.newest_ms()?,
         }));
     }
-    match plan.lacking.first() {
+    match lacking.first() {
         Some(&first) if !accept_gap => {
-            let whole_from_ms = log.whole_from_ms(&plan, &held_of_all)?;
+            let whole_from_ms = log.whole_from_ms(&lacking, &held_of_all)?;
             Err(BackfillError::Missing(Box::new(Missing {
-                topic: plan.stretches[first].topic.to_string(),
-                partition: plan.stretches[first].partition,
+                topic: stretches[first].topic.to_string(),
+                partition: stretches[first].partition,
                 low: held_of_all[first].low,
-                others: plan.lacking.len() - 1,
+                others: lacking.len() - 1,
                 read_from_ms: range.read_from_ms,
                 whole_from_ms,
                 // The oldest record that is left must lie before what is read.
                 earliest_from_ms: whole_from_ms.map(|time_ms| range.earliest_from_ms(time_ms + 1)),
             })))
         }
-        _ => Ok(plan),
+        _ => Ok(Plan::new(origin, log.pair_partitions(), stretches, lacking)),
     }
 }
 
-struct Log<'a> {
+/// The topics that are read, with their numbers of partitions.
+struct Log {
     reader: LogReader,
-    topics: [&'a str; 2],
-    partitions: i32,
+    topics: Vec<(Arc<str>, i32)>,
 }
 
-impl Log<'_> {
+impl Log {
+    fn new(settings: &Settings, origin: Origin) -> Result<Self, BackfillError> {
+        let reader = LogReader::new(&settings.kafka, "backfill planner")?;
+        let mut topics: Vec<(Arc<str>, i32)> = Vec::new();
+        for topic in origin.topics(&settings.topics) {
+            topics.push((topic.into(), reader.partitions(topic)?));
+        }
+        let ((behavior, behavior_partitions), (responses, responses_partitions)) = (&topics[0], &topics[1]);
+        if origin == Origin::Inputs && behavior_partitions != responses_partitions {
+            return Err(BackfillError::UnlikePartitions {
+                behavior: behavior.to_string(),
+                behavior_partitions: *behavior_partitions,
+                responses: responses.to_string(),
+                responses_partitions: *responses_partitions,
+            });
+        }
+        Ok(Self { reader, topics })
+    }
+
+    /// The partitions that pairs come from: the second topic of either kind has them.
+    fn pair_partitions(&self) -> i32 {
+        self.topics[1].1
+    }
+
+    /// All of them, as the stretches of a [`Plan`].
+    fn partitions(&self) -> impl Iterator<Item = (Arc<str>, i32)> {
+        self.topics.iter().flat_map(|(topic, partitions)| {
+            (0..*partitions).map(move |partition| (Arc::clone(topic), partition))
+        })
+    }
+
     /// The greatest timestamp of all records.
     fn newest_ms(&self) -> Result<Option<i64>, ReadError> {
         last_time(|time_ms| Ok(self.offsets_at(time_ms)?.iter().any(Option::is_some)))
     }
 
-    /// The greatest timestamp of the oldest records of the sources that lack something; none where one of
-    /// them is empty.
-    fn whole_from_ms(&self, plan: &Plan, held: &[Held]) -> Result<Option<i64>, ReadError> {
-        if plan.lacking.iter().any(|&number| held[number].low >= held[number].high) {
+    /// The greatest timestamp of the oldest records of the partitions that lack something; none where one
+    /// of them is empty.
+    fn whole_from_ms(&self, lacking: &[usize], held: &[Held]) -> Result<Option<i64>, ReadError> {
+        if lacking.iter().any(|&number| held[number].low >= held[number].high) {
             return Ok(None);
         }
         last_time(|time_ms| {
             let offsets = self.offsets_at(time_ms)?;
-            Ok(plan.lacking.iter().any(|&number| offsets[number].is_some_and(|at| at <= held[number].low)))
+            Ok(lacking.iter().any(|&number| offsets[number].is_some_and(|at| at <= held[number].low)))
         })
     }
 
-    /// Of all sources, as in a [`Plan`].
+    /// Of all partitions.
     fn offsets_at(&self, time_ms: i64) -> Result<Vec<Option<i64>>, ReadError> {
-        let mut offsets = self.reader.offsets_at(self.topics[0], 0..self.partitions, time_ms)?;
-        offsets.extend(self.reader.offsets_at(self.topics[1], 0..self.partitions, time_ms)?);
+        let mut offsets = Vec::new();
+        for (topic, partitions) in &self.topics {
+            offsets.extend(self.reader.offsets_at(topic, 0..*partitions, time_ms)?);
+        }
         Ok(offsets)
     }
 }
@@ -142,6 +194,20 @@ fn last_time(mut holds: impl FnMut(i64) -> Result<bool, ReadError>) -> Result<Op
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_stands_first_in_a_plan_comes_first_of_one_time() {
+        let topics = Settings::default().topics;
+        for origin in [Origin::Inputs, Origin::Samples] {
+            let stretches = origin.topics(&topics).into_iter().flat_map(|topic| {
+                (0..3).map(move |partition| Stretch { topic: topic.into(), partition, from: 0, end: 1 })
+            });
+            let plan = Plan::new(origin, 3, stretches.collect(), Vec::new());
+            assert!(plan.sources.is_sorted_by(|before, after| before < after), "{:?}", plan.sources);
+        }
+        let samples = [&topics.labelled_views, &topics.preference_pairs, &topics.behavior_groups];
+        assert_eq!(Origin::Samples.topics(&topics), samples);
+    }
 
     #[test]
     fn the_last_time_is_found_to_the_millisecond() {

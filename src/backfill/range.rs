@@ -38,6 +38,26 @@ impl Range {
         }
     }
 
+    /// The range where what the joiner has written is read.
+    ///
+    /// Nothing is written before it has happened, but for clocks that differ: the joiner's, and those
+    /// that set timestamps and event times. How long after it was written decides nothing. In a partition
+    /// labels do not come in the order of their answers: one waits for its view until the slower input
+    /// is past its window, and until then come answers of up to a window behind views that are there.
+    /// Groups come when their span is over.
+    pub fn of_samples(settings: &Settings, from_ms: i64, to_ms: i64) -> Range {
+        let join = &settings.join;
+        let labels_ms =
+            join.window_ms.saturating_mul(2).saturating_add(join.allowed_lateness_ms.saturating_mul(2));
+        let before_ms = settings.input.max_clock_skew_ms.saturating_mul(2);
+        Range {
+            from_ms,
+            to_ms,
+            read_from_ms: from_ms.saturating_sub(before_ms),
+            read_until_ms: to_ms.saturating_add(labels_ms.max(join.group_span_ms)),
+        }
+    }
+
     /// Whether something of this event time is given.
     pub fn holds(&self, event_time_ms: i64) -> bool {
         (self.from_ms..self.to_ms).contains(&event_time_ms)
@@ -92,6 +112,19 @@ mod tests {
         settings.join.group_span_ms = 300;
         let long_groups = Range::new(&settings, 10_000, 20_000, 0);
         assert_eq!((long_groups.read_from_ms, long_groups.read_until_ms), (10_000 - 422, 20_310));
+    }
+
+    #[test]
+    fn a_range_of_samples_needs_what_was_written_later() {
+        let mut settings = Settings::default();
+        settings.join.window_ms = 100;
+        settings.join.allowed_lateness_ms = 10;
+        settings.join.group_span_ms = 50;
+        settings.input.max_clock_skew_ms = 1;
+        let range = Range::of_samples(&settings, 10_000, 20_000);
+        assert_eq!((range.read_from_ms, range.read_until_ms), (9_998, 20_220));
+        settings.join.group_span_ms = 300;
+        assert_eq!(Range::of_samples(&settings, 10_000, 20_000).read_until_ms, 20_300);
     }
 
     #[test]

@@ -25,6 +25,7 @@ const BATCH_RECORDS: usize = 512;
 pub struct Next {
     /// Its source.
     pub number: usize,
+    pub partition: i32,
     pub judged: Judged,
     /// Where its source stands with it; none before the first event time.
     pub stream_time_ms: Option<i64>,
@@ -107,6 +108,7 @@ impl Reader {
         };
         Next {
             number,
+            partition: self.sources[number].partition,
             judged,
             stream_time_ms: self.merge.stream_time_ms(number),
             is_other_over: self.merge.is_over(other),

@@ -13,7 +13,7 @@ use crate::settings::Settings;
 use crate::supervise::{StopToken, failpoint};
 
 /// Records between two looks.
-const LOOK_RECORDS: u64 = 4096;
+pub const LOOK_RECORDS: u64 = 4096;
 /// Batches that may wait for the join.
 const WAITING_BATCHES: usize = 16;
 
@@ -28,11 +28,11 @@ pub struct Reached {
 
 /// What a replay is for.
 pub trait Receiver {
-    /// Takes the next output of the join.
+    /// Takes the next output of the join of a partition.
     ///
     /// # Errors
     /// Ends the replay.
-    fn take(&mut self, output: &Output) -> Result<(), BackfillError>;
+    fn take(&mut self, partition: i32, output: &Output) -> Result<(), BackfillError>;
 
     /// Whether a stop may come now.
     fn is_at_rest(&self) -> bool;
@@ -119,9 +119,10 @@ impl Joining {
             if is_stopping && receiver.is_at_rest() {
                 return Err(BackfillError::Interrupted);
             }
+            let partition = next.partition;
             self.join(next)?;
             for output in self.effects.outputs.drain(..) {
-                receiver.take(&output)?;
+                receiver.take(partition, &output)?;
             }
             if self.reached.records.is_multiple_of(LOOK_RECORDS) {
                 failpoint("backfill-look");

@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::error::BackfillError;
-use super::merge::Source;
-use super::plan::Plan;
+use super::plan::{Origin, Plan};
 use super::range::Range;
-use crate::contract::Side;
+use super::run::Task;
+use crate::contract::v1::LearnedRange;
 use crate::kafka::reader::Stretch;
 use crate::offline::{self, Learning};
 use crate::settings::Settings;
@@ -25,7 +25,7 @@ use crate::settings::Settings;
 const FILE: &str = "resume.json";
 
 /// How far an interrupted replay had come, and in what.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Progress {
     /// Version of the program.
@@ -34,11 +34,15 @@ pub struct Progress {
     settings: String,
     pub from_ms: i64,
     pub to_ms: i64,
-    pub pair_run_in_ms: i64,
+    /// Not of samples.
+    pub pair_run_in_ms: Option<i64>,
     /// Samples that the training state has taken.
     pub samples: u64,
+    /// What training had begun with had learned this.
+    pub base_inputs: Vec<LearnedRange>,
+    source: Origin,
     partitions: i32,
-    /// Views first, by partition.
+    /// Topic by topic, by partition.
     inputs: Vec<Input>,
 }
 
@@ -53,7 +57,8 @@ struct Input {
 }
 
 impl Progress {
-    pub fn new(settings: &Settings, range: &Range, pair_run_in_ms: i64, plan: &Plan, samples: u64) -> Self {
+    pub fn new(settings: &Settings, task: &Task, base_inputs: &[LearnedRange], samples: u64) -> Self {
+        let Task { range, pair_run_in_ms, plan, .. } = task;
         let input = |(number, stretch): (usize, &Stretch)| Input {
             topic: stretch.topic.to_string(),
             partition: stretch.partition,
@@ -66,17 +71,27 @@ impl Progress {
             settings: digest(settings),
             from_ms: range.from_ms,
             to_ms: range.to_ms,
-            pair_run_in_ms,
+            pair_run_in_ms: *pair_run_in_ms,
             samples,
+            base_inputs: base_inputs.to_vec(),
+            source: plan.origin,
             partitions: plan.partitions,
             inputs: plan.stretches.iter().enumerate().map(input).collect(),
         }
     }
 
+    /// The same range once more.
+    pub fn range(&self, settings: &Settings) -> Range {
+        match self.source {
+            Origin::Inputs => {
+                Range::new(settings, self.from_ms, self.to_ms, self.pair_run_in_ms.unwrap_or_default())
+            }
+            Origin::Samples => Range::of_samples(settings, self.from_ms, self.to_ms),
+        }
+    }
+
     /// The same offsets once more.
     pub fn plan(&self) -> Plan {
-        let sides = [Side::Views, Side::Responses];
-        let of_side = |side| (0..self.partitions).map(move |partition| Source { side, partition });
         let stretch = |input: &Input| Stretch {
             topic: input.topic.as_str().into(),
             partition: input.partition,
@@ -84,12 +99,8 @@ impl Progress {
             end: input.end_offset,
         };
         let lacking = self.inputs.iter().enumerate().filter(|(_, input)| input.lacks_records);
-        Plan {
-            partitions: self.partitions,
-            sources: sides.into_iter().flat_map(of_side).collect(),
-            stretches: self.inputs.iter().map(stretch).collect(),
-            lacking: lacking.map(|(number, _)| number).collect(),
-        }
+        let lacking = lacking.map(|(number, _)| number).collect();
+        Plan::new(self.source, self.partitions, self.inputs.iter().map(stretch).collect(), lacking)
     }
 
     /// Reads what lies in `partial`.
@@ -163,28 +174,33 @@ fn digest(settings: &Settings) -> String {
 mod tests {
     use super::*;
 
-    fn plan() -> Plan {
-        let side = |side| (0..2).map(move |partition| Source { side, partition });
-        let sources: Vec<Source> = side(Side::Views).chain(side(Side::Responses)).collect();
-        let stretch = |(number, source): (i64, &Source)| Stretch {
-            topic: source.side.as_str().into(),
-            partition: source.partition,
+    fn task(settings: &Settings, origin: Origin) -> Task {
+        let stretch = |number: i64| Stretch {
+            topic: ["a", "b"][number as usize / 2].into(),
+            partition: number as i32 % 2,
             from: number,
             end: 10 * number,
         };
-        let stretches = (1..).zip(&sources).map(stretch).collect();
-        Plan { partitions: 2, sources, stretches, lacking: vec![3] }
+        let plan = Plan::new(origin, 2, (0..4).map(stretch).collect(), vec![3]);
+        let (range, pair_run_in_ms) = match origin {
+            Origin::Inputs => (Range::new(settings, 10, 20, 7), Some(7)),
+            Origin::Samples => (Range::of_samples(settings, 10, 20), None),
+        };
+        Task { range, pair_run_in_ms, plan, learned_before: 0, base_inputs: Vec::new() }
     }
 
     #[test]
     fn the_same_offsets_are_read_again() {
         let settings = Settings::default();
-        let range = Range::new(&settings, 10, 20, 0);
-        let progress = Progress::new(&settings, &range, 0, &plan(), 7);
-        let again = progress.plan();
-        assert_eq!(again.stretches, plan().stretches);
-        assert_eq!(again.sources, plan().sources);
-        assert_eq!((again.partitions, again.lacking), (2, vec![3]));
+        for origin in [Origin::Inputs, Origin::Samples] {
+            let task = task(&settings, origin);
+            let progress = Progress::new(&settings, &task, &[], 7);
+            let again = progress.plan();
+            assert_eq!(again.stretches, task.plan.stretches);
+            assert_eq!(again.sources, task.plan.sources);
+            assert_eq!((again.origin, again.partitions, again.lacking), (origin, 2, vec![3]));
+            assert_eq!(progress.range(&settings), task.range);
+        }
     }
 
     #[test]
@@ -193,7 +209,8 @@ mod tests {
         let settings = Settings::default();
         let nothing = Progress::read(&settings, dir.path());
         assert!(matches!(nothing, Err(BackfillError::NothingToResume { .. })));
-        let progress = Progress::new(&settings, &Range::new(&settings, 10, 20, 0), 0, &plan(), 7);
+        let base = LearnedRange { topic: "c".to_owned(), next_offset: 3, ..LearnedRange::default() };
+        let progress = Progress::new(&settings, &task(&settings, Origin::Inputs), &[base], 7);
         fs::write(dir.path().join(FILE), serde_json::to_vec(&progress).expect("JSON")).expect("written");
         assert_eq!(Progress::read(&settings, dir.path()).expect("the same settings"), progress);
         let mut other = settings;

@@ -7,6 +7,7 @@ use prost::Message;
 use tempfile::NamedTempFile;
 
 use super::error::BackfillError;
+use super::pairs::PairsTopic;
 use super::range::Range;
 use crate::contract::samples::{self, SampleWriter};
 use crate::contract::v1::{
@@ -25,14 +26,21 @@ pub struct Given {
     pub run_in_labels: u64,
 }
 
-/// Takes the join's outputs, in order.
+/// Where what the range gives goes to.
+#[derive(Default)]
+pub struct Outlets {
+    pub samples: Option<SampleFile>,
+    pub learning: Option<Learning>,
+    pub pairs: Option<PairsTopic>,
+}
+
+/// Takes what a replay gives, in order.
 pub struct Sink {
     range: Range,
     given: Given,
     /// Whether the last label lies in the range: its pairs follow it.
     is_label_given: bool,
-    pub samples: Option<SampleFile>,
-    pub learning: Option<Learning>,
+    pub outlets: Outlets,
     /// Samples of the range so far.
     delivered: u64,
     /// Samples that were learned before this replay began.
@@ -43,18 +51,12 @@ pub struct Sink {
 
 impl Sink {
     /// `learned_before`: samples at the beginning that `learning` has taken already.
-    pub fn new(
-        range: Range,
-        samples: Option<SampleFile>,
-        learning: Option<Learning>,
-        learned_before: u64,
-    ) -> Self {
+    pub fn new(range: Range, outlets: Outlets, learned_before: u64) -> Self {
         Self {
             range,
             given: Given::default(),
             is_label_given: false,
-            samples,
-            learning,
+            outlets,
             delivered: 0,
             learned_before,
             is_at_rest: true,
@@ -75,33 +77,22 @@ impl Sink {
         self.given
     }
 
-    /// Takes the next output.
+    /// Takes the next output of the join of a partition.
     ///
     /// # Errors
     /// It cannot be written or learned.
-    pub fn take(&mut self, output: &Output) -> Result<(), BackfillError> {
-        let payload = output.payload.clone().unwrap_or_default();
+    pub fn take(&mut self, partition: i32, output: &Output) -> Result<(), BackfillError> {
+        let payload = || output.payload.clone().unwrap_or_default();
         match output.kind {
             OutputKind::LabelledView => {
-                let label = envelope::LabelledView::decode(payload)?;
-                let time_ms = QuestionnaireResponse::decode(label.response)?.event_time_ms;
-                self.is_label_given = self.range.holds(time_ms);
-                self.given.labels += u64::from(self.is_label_given);
-                self.given.run_in_labels += u64::from(time_ms < self.range.from_ms);
+                let label = envelope::LabelledView::decode(payload())?;
+                self.label(QuestionnaireResponse::decode(label.response)?.event_time_ms);
             }
-            OutputKind::PreferencePair if self.is_label_given => {
-                self.given.pairs += 1;
-                if self.wants_samples() {
-                    self.deliver(Kind::PreferencePair(PreferencePair::decode(payload)?))?;
-                }
-            }
+            OutputKind::PreferencePair if self.is_label_given => self.pair(partition, output)?,
             OutputKind::BehaviorGroup => {
-                let time_ms = envelope::BehaviorGroup::decode(payload.clone())?.event_time_ms;
+                let time_ms = envelope::BehaviorGroup::decode(payload())?.event_time_ms;
                 if self.range.holds(time_ms) {
-                    self.given.groups += 1;
-                    if self.wants_samples() {
-                        self.deliver(Kind::BehaviorGroup(BehaviorGroup::decode(payload)?))?;
-                    }
+                    self.group(output)?;
                 }
             }
             OutputKind::PreferencePair | OutputKind::Late | OutputKind::DeadLetter => {}
@@ -109,17 +100,70 @@ impl Sink {
         Ok(())
     }
 
+    /// Takes a label with an answer of this time.
+    pub fn label(&mut self, time_ms: i64) {
+        self.is_label_given = self.range.holds(time_ms);
+        self.given.labels += u64::from(self.is_label_given);
+        self.given.run_in_labels += u64::from(time_ms < self.range.from_ms);
+    }
+
+    /// Takes a pair of the range, of a partition.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn pair(&mut self, partition: i32, output: &Output) -> Result<(), BackfillError> {
+        self.given.pairs += 1;
+        if let Some(pairs) = &mut self.outlets.pairs {
+            pairs.take(partition, output)?;
+        }
+        if self.wants_samples() {
+            let payload = output.payload.clone().unwrap_or_default();
+            self.deliver(Kind::PreferencePair(PreferencePair::decode(payload)?))?;
+        }
+        Ok(())
+    }
+
+    /// Takes a group of the range.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn group(&mut self, output: &Output) -> Result<(), BackfillError> {
+        self.given.groups += 1;
+        if self.wants_samples() {
+            let payload = output.payload.clone().unwrap_or_default();
+            self.deliver(Kind::BehaviorGroup(BehaviorGroup::decode(payload)?))?;
+        }
+        Ok(())
+    }
+
+    /// Learns and writes what is open at the end of the range.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take); or nothing has come of it.
+    pub fn finish(&mut self) -> Result<(), BackfillError> {
+        if let Some(learning) = &mut self.outlets.learning {
+            learning.finish()?;
+            self.is_at_rest = true;
+            if learning.summary().is_empty() && self.learned_before == 0 {
+                return Err(BackfillError::NothingLearned);
+            }
+        }
+        self.outlets.pairs.as_mut().map_or(Ok(()), PairsTopic::finish)
+    }
+
     fn wants_samples(&self) -> bool {
-        self.samples.is_some() || self.learning.is_some()
+        self.outlets.samples.is_some() || self.outlets.learning.is_some()
     }
 
     fn deliver(&mut self, sample: Kind) -> Result<(), BackfillError> {
         let sample = Sample { sample: Some(sample) };
-        if let Some(file) = &mut self.samples {
+        if let Some(file) = &mut self.outlets.samples {
             file.writer.write(&sample)?;
         }
         self.delivered += 1;
-        if let Some(learning) = self.learning.as_mut().filter(|_| self.delivered > self.learned_before) {
+        if let Some(learning) =
+            self.outlets.learning.as_mut().filter(|_| self.delivered > self.learned_before)
+        {
             let opens_batch = matches!(sample.sample, Some(Kind::BehaviorGroup(_)));
             let has_stepped = learning.take(sample)?;
             self.is_at_rest = has_stepped || (self.is_at_rest && !opens_batch);

@@ -24,6 +24,11 @@ impl<'a> Watch<'a> {
         Self { sink, range, progress, began: Instant::now() }
     }
 
+    /// Who takes what is given.
+    pub fn sink(&mut self) -> &mut Sink {
+        self.sink
+    }
+
     /// Leaves the last state behind.
     pub fn finish(mut self, reached: Reached) {
         self.look(reached);
@@ -32,8 +37,8 @@ impl<'a> Watch<'a> {
 }
 
 impl Receiver for Watch<'_> {
-    fn take(&mut self, output: &Output) -> Result<(), BackfillError> {
-        self.sink.take(output)
+    fn take(&mut self, partition: i32, output: &Output) -> Result<(), BackfillError> {
+        self.sink.take(partition, output)
     }
 
     fn is_at_rest(&self) -> bool {

@@ -32,6 +32,7 @@ use crate::supervise::{Beat, BeatWatch, StopToken, panic_message};
 pub use error::JoinerError;
 use identity::identity;
 use instance::Instance;
+pub(crate) use output::outgoing;
 use watch::{KnownTopics, watch};
 
 /// How often the instances are looked after while they run.

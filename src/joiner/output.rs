@@ -27,7 +27,7 @@ impl OutputTopics {
         }
     }
 
-    /// The record for `partition`, which is the input's; its timestamp is the time of production.
+    /// The record for `partition`, which is the input's.
     pub(super) fn outgoing(&self, partition: i32, output: Output) -> Outgoing {
         let topic = match output.kind {
             OutputKind::LabelledView => &self.labelled_views,
@@ -36,13 +36,18 @@ impl OutputTopics {
             OutputKind::Late => &self.late,
             OutputKind::DeadLetter => &self.dead_letters,
         };
-        Outgoing {
-            topic: Arc::clone(topic),
-            partition: Some(partition),
-            key: output.key,
-            payload: output.payload,
-            headers: output.headers,
-            timestamp_ms: None,
-        }
+        outgoing(Arc::clone(topic), partition, output)
+    }
+}
+
+/// An output as a record of `topic`; its timestamp is the time of production.
+pub(crate) fn outgoing(topic: Arc<str>, partition: i32, output: Output) -> Outgoing {
+    Outgoing {
+        topic,
+        partition: Some(partition),
+        key: output.key,
+        payload: output.payload,
+        headers: output.headers,
+        timestamp_ms: None,
     }
 }

@@ -15,6 +15,8 @@ pub struct Begun {
     pub trainer: Trainer,
     /// Greatest event time among the samples that it has learned.
     pub event_time_watermark_ms: i64,
+    /// What it has learned of each input partition, as far as its manifest says so.
+    pub inputs: Vec<v1::LearnedRange>,
 }
 
 /// What a person named to begin with.
@@ -35,7 +37,7 @@ pub fn begin_anew(settings: &Settings, dtype: Option<Dtype>) -> Result<Begun, Tr
         Some(backbone) => Trainer::adapting(settings, dtype, backbone),
         None => Trainer::with_dtype(settings, dtype),
     };
-    Ok(Begun { trainer: trainer?, event_time_watermark_ms: 0 })
+    Ok(Begun { trainer: trainer?, event_time_watermark_ms: 0, inputs: Vec::new() })
 }
 
 /// The trainer that a folder or file holds.
@@ -86,12 +88,14 @@ pub fn take_up(
         return Err(TrainFileError::OtherModel { argument, path, sections });
     }
     let failed = |source| TrainFileError::Init { argument, path: path.clone(), source };
+    let inputs = described.map_or_else(Vec::new, |found| found.inputs.clone());
     let begun = if tensors.iter().any(is_training_state) {
         let trainer = Trainer::restore(settings, tensors).map_err(failed)?;
-        Begun { trainer, event_time_watermark_ms: described.map_or(0, |found| found.event_time_watermark_ms) }
+        let event_time_watermark_ms = described.map_or(0, |found| found.event_time_watermark_ms);
+        Begun { trainer, event_time_watermark_ms, inputs }
     } else {
         let trainer = Trainer::from_parameters(settings, tensors).map_err(failed)?;
-        Begun { trainer, event_time_watermark_ms: 0 }
+        Begun { trainer, event_time_watermark_ms: 0, inputs }
     };
     if let Some(backbone) = backbone(settings)? {
         begun.trainer.check_backbone(backbone).map_err(failed)?;

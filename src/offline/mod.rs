@@ -17,5 +17,5 @@ pub(crate) use args::{Args, Precision};
 pub(crate) use begin::{Begun, Initial, begin_anew, begin_from, take_up};
 pub(crate) use error::TrainFileError;
 pub(crate) use learning::Learning;
-pub(crate) use output::{check_free, write};
+pub(crate) use output::{check_free, tensors, write};
 pub(crate) use run::run;

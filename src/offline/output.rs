@@ -18,6 +18,19 @@ pub fn check_free(dir: &Path) -> Result<(), TrainFileError> {
     }
 }
 
+/// The parameters and the training state.
+///
+/// # Errors
+/// A value is not finite.
+pub fn tensors(learning: &Learning) -> Result<Vec<HostTensor>, TrainFileError> {
+    let mut tensors = learning.trainer().serving_tensors();
+    tensors.extend(learning.trainer().training_state());
+    match tensors.iter().find(|tensor| !tensor.is_finite()) {
+        Some(broken) => Err(TrainFileError::NotFinite { tensor: broken.name.clone() }),
+        None => Ok(tensors),
+    }
+}
+
 /// Writes what was learned, and beside it the files `more`, by name and content.
 pub fn write(
     settings: &Settings,
@@ -25,11 +38,7 @@ pub fn write(
     dir: &Path,
     more: &[(&str, &[u8])],
 ) -> Result<(), TrainFileError> {
-    let mut tensors = learning.trainer().serving_tensors();
-    tensors.extend(learning.trainer().training_state());
-    if let Some(broken) = tensors.iter().find(|tensor| !tensor.is_finite()) {
-        return Err(TrainFileError::NotFinite { tensor: broken.name.clone() });
-    }
+    let tensors = tensors(learning)?;
     let manifest = manifest(settings, learning, &tensors);
     files::write_folder(dir, &manifest, &tensors, more).map_err(TrainFileError::file(dir))
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::kafka::ownership::OwnershipError;
 use crate::kafka::reader::ReadError;
 use crate::kafka::topics::TopicsError;
 use crate::kafka::transaction::TransactionError;
@@ -72,8 +73,17 @@ pub enum PublishError {
     Transaction(#[from] TransactionError),
     #[error(transparent)]
     Topics(#[from] TopicsError),
+    #[error(transparent)]
+    Ownership(#[from] OwnershipError),
     #[error("no answer from '{topic}' about the page at offset {offset} within {seconds} s")]
     PageTimeout { topic: String, offset: i64, seconds: u64 },
+    #[error(
+        "'{topic}' holds or held version {version} of model '{model}', which so has its first version: choose another \
+         name, or delete the two topics of that model"
+    )]
+    NotFirst { model: String, topic: String, version: u64 },
+    #[error("another process owns model '{model}', a trainer or one that publishes it: stop it first")]
+    Owned { model: String },
     #[error("model '{model}' is owned by another trainer now: restart to stand by")]
     NotOwned { model: String },
     #[error(
@@ -111,6 +121,14 @@ impl PublishError {
     /// Whether brokers gave no answer, which passes by itself.
     pub(crate) fn is_outage(&self) -> bool {
         matches!(self, Self::Read(ReadError::Unavailable { .. }) | Self::PageTimeout { .. })
+    }
+
+    /// Whether it only says that a stop came before the end of something.
+    pub(crate) fn is_stopped(&self) -> bool {
+        matches!(
+            self,
+            Self::Transaction(TransactionError::Stopped { .. }) | Self::Read(ReadError::Stopped { .. })
+        )
     }
 
     /// Of what kind the fault is that keeps a follower from taking a version; `None` for an outage.

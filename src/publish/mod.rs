@@ -12,6 +12,7 @@ pub(crate) mod commands;
 mod disk;
 pub(crate) mod error;
 pub mod files;
+mod first;
 pub(crate) mod folder;
 pub(crate) mod follower;
 pub(crate) mod gate;
@@ -26,6 +27,7 @@ pub mod registry;
 
 pub use candidate::{Candidate, Published, StreamSuspect, WayBack};
 pub use error::{PublishError, Refusal};
+pub(crate) use first::{empty_registry, publish_first, writer_name};
 pub use folder::{current, read_current};
 pub use follower::{FollowEvent, Follower};
 pub use publisher::Publisher;

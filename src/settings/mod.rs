@@ -24,6 +24,17 @@ pub use show::show;
 /// The defaults, which are also the list of the keys that exist.
 pub const DEFAULTS: &str = include_str!("default.toml");
 
+/// What is wrong with the model's name and the names of the topics, where a program has put one of them
+/// together; in words.
+pub(crate) fn names_problem(settings: &Settings) -> Option<String> {
+    check::names(settings)
+}
+
+/// Why this cannot be the name of a topic; in words.
+pub(crate) fn topic_problem(name: &str) -> Option<&'static str> {
+    (!check::is_topic(name)).then_some(check::TOPIC_RULE)
+}
+
 /// One field per section, one field of that per key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

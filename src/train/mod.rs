@@ -34,6 +34,7 @@ pub use report::{
     BadBatch, BadBatches, BadRun, Difference, Offered, PairSource, ReferenceEvidence, ReservoirFigures,
     StepReport,
 };
+pub(crate) use reservoir::SOURCES as RESERVOIR_SOURCES;
 pub use state::behavior_only_tensors;
 pub use stream::{Signal, StreamWatch, Suspicion};
 pub use trainer::{TrainError, Trainer};

@@ -261,8 +261,9 @@ const ARRIVALS: &str = "training.reservoir.arrivals";
 const COUNTS: &str = "training.reservoir.counts";
 const RECORDS: &str = "training.reservoir.records";
 const RNG: &str = "training.reservoir.rng";
-/// Partition and offset of each pair in turn.
-const SOURCES: &str = "training.reservoir.sources";
+/// Partition and offset of each pair in turn. Of pairs that come from elsewhere than the logs that are read
+/// now it is left out of the state.
+pub(crate) const SOURCES: &str = "training.reservoir.sources";
 const USES: &str = "training.reservoir.uses";
 
 /// Stands for both where the source is not known; neither is ever negative.

@@ -44,6 +44,12 @@ pub enum TrainerError {
     )]
     OtherModel { version: u64, sections: String },
     #[error(
+        "version {version} of model '{model}' has learned from '{topic}', which a trainer does not read: it is of `easq \
+         backfill`, or topics.* were changed since; where training would go on is not known, so set them back, or begin a \
+         model of another model.name with its folder (`easq model export --checkpoint`, `easq model seed`)"
+    )]
+    OtherInputs { model: String, version: u64, topic: String },
+    #[error(
         "'{topic}' partition {partition}: training stands at offset {offset}, the log holds {low} up to {high}; set \
          train.gap = \"accept\" to go on at {low} with the gap recorded"
     )]
@@ -95,14 +101,12 @@ impl TrainerError {
 
     /// Whether it only says that a stop came before the end of something.
     pub(super) fn is_stop(&self) -> bool {
-        matches!(
-            self,
-            Self::Transaction(TransactionError::Stopped { .. })
-                | Self::Read(ReadError::Stopped { .. })
-                | Self::Publish(
-                    PublishError::Transaction(TransactionError::Stopped { .. })
-                        | PublishError::Read(ReadError::Stopped { .. })
-                )
-        )
+        match self {
+            Self::Transaction(TransactionError::Stopped { .. }) | Self::Read(ReadError::Stopped { .. }) => {
+                true
+            }
+            Self::Publish(error) => error.is_stopped(),
+            _ => false,
+        }
     }
 }

@@ -38,7 +38,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::kafka::ownership::{Claim, Owned, Ownership};
-use crate::publish::{Candidate, Published, Publisher};
+use crate::publish::{Candidate, Published, Publisher, writer_name};
 use crate::settings::Settings;
 use crate::supervise::StopToken;
 use crate::telemetry::events::{OwnershipGained, OwnershipLost, StandingBy};
@@ -61,7 +61,7 @@ const SLICE: Duration = Duration::from_millis(100);
 /// them threads [are left](TrainerError::leaves_threads) that only the end of the process ends.
 pub fn run(settings: &Settings, stop: StopToken) -> Result<(), TrainerError> {
     let model = &settings.model.name;
-    let group = format!("easq-trainer-{model}");
+    let group = writer_name(model);
     let ownership = Ownership::join(settings, &group, &settings.topics.registry(model))?;
     if !stand_by(&ownership, model, &stop)? {
         return Ok(());

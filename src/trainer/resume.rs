@@ -3,7 +3,7 @@
 use crate::contract::v1;
 use crate::kafka::identity::TopicId;
 use crate::publish::manifest;
-use crate::settings::{Gap, Settings};
+use crate::settings::{Gap, Settings, Topics};
 
 use super::error::TrainerError;
 use super::progress::{Partition, Progress};
@@ -25,6 +25,20 @@ pub fn check_model(checkpoint: &v1::Manifest, settings: &Settings) -> Result<(),
     match manifest::unlike_sections(checkpoint, settings) {
         None => Ok(()),
         Some(sections) => Err(TrainerError::OtherModel { version: checkpoint.version, sections }),
+    }
+}
+
+/// Refuses a checkpoint that has learned from something else than the two topics that a trainer reads:
+/// where it would go on in these is not known.
+pub fn check_inputs(checkpoint: &v1::Manifest, topics: &Topics) -> Result<(), TrainerError> {
+    let read = [&topics.behavior_groups, &topics.preference_pairs];
+    match checkpoint.inputs.iter().find(|range| !read.contains(&&range.topic)) {
+        None => Ok(()),
+        Some(range) => Err(TrainerError::OtherInputs {
+            model: checkpoint.model.clone(),
+            version: checkpoint.version,
+            topic: range.topic.clone(),
+        }),
     }
 }
 
@@ -163,6 +177,25 @@ mod tests {
         let error = fit(&mut resumed(&mut progress), &[other], Gap::Accept).expect_err("another topic");
         let text = error.to_string();
         for part in ["'groups'", "partition 0", "offset 7", "first", "second", "model.name"] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_of_a_replay_is_refused_and_not_begun_somewhere() {
+        let topics = Settings::default().topics;
+        let range = |topic: &str| v1::LearnedRange { topic: topic.to_owned(), ..v1::LearnedRange::default() };
+        let of = |inputs: &[&str]| v1::Manifest {
+            model: "main.replay-x".to_owned(),
+            version: 1,
+            inputs: inputs.iter().map(|topic| range(topic)).collect(),
+            ..v1::Manifest::default()
+        };
+        check_inputs(&of(&[&topics.behavior_groups, &topics.preference_pairs]), &topics)
+            .expect("a trainer's");
+        let replayed = of(&[&topics.behavior_groups, &topics.behavior]);
+        let text = check_inputs(&replayed, &topics).expect_err("a replay's").to_string();
+        for part in ["version 1", "'main.replay-x'", "'behavior-log'", "easq backfill"] {
             assert!(text.contains(part), "{text}");
         }
     }

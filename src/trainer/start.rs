@@ -10,7 +10,7 @@ use crate::publish::error::PublishError;
 use crate::publish::files;
 use crate::publish::page_reader::PageReader;
 use crate::publish::registry::{Registry, RegistryReader};
-use crate::publish::{Publisher, TRAINING_PREFIX, gate};
+use crate::publish::{Publisher, TRAINING_PREFIX, gate, writer_name};
 use crate::settings::Settings;
 use crate::supervise::{StopToken, failpoint};
 use crate::telemetry::events::{TrainingBegins, TrainingDelayed};
@@ -69,7 +69,7 @@ pub fn start(settings: &Settings, halt: &StopToken) -> Result<Started, TrainerEr
 fn try_start(settings: &Settings, halt: &StopToken) -> Result<Started, TrainerError> {
     let model = &settings.model.name;
     let timeout = Duration::from_millis(settings.publish.transaction_timeout_ms);
-    let id = format!("easq-trainer-{model}");
+    let id = writer_name(model);
     let producer = TransactionalProducer::new(&settings.kafka, &id, timeout, halt)?;
     producer.init()?;
     let registry = RegistryReader::open(settings, "publisher registry", halt)?;
@@ -83,6 +83,7 @@ fn try_start(settings: &Settings, halt: &StopToken) -> Result<Started, TrainerEr
     let backbone = backbone(settings)?;
     let (mut trainer, mut progress) = match &checkpoint {
         Some(manifest) => {
+            resume::check_inputs(manifest, &settings.topics)?;
             resume::check_model(manifest, settings)?;
             let mut pages = PageReader::new(settings, "checkpoint pages")?;
             let tensors = pages.load(manifest, |_| true)?;

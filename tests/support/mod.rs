@@ -16,6 +16,7 @@ pub mod model;
 pub mod oracle;
 mod process;
 mod python;
+pub mod replays;
 mod samples;
 mod secure;
 mod supervised;

@@ -92,7 +92,36 @@ pub fn create(settings: &Settings, options: &CreateOptions) -> Result<Vec<Create
     let partitions = inputs.partitions(settings, options)?;
     let mut wanted = if options.inputs { plan::inputs(settings, partitions) } else { Vec::new() };
     wanted.extend(plan::outputs(settings, partitions));
-    let replicas = options.replicas.unwrap_or_else(|| plan::replicas(cluster.brokers));
+    create_missing(&admin, &cluster, &wanted, options.replicas)
+}
+
+/// Creates the two topics of the model that the settings name, where they are missing.
+///
+/// # Errors
+/// As [`create`].
+pub fn create_of_model(settings: &Settings) -> Result<Vec<Created>, TopicsError> {
+    let admin = Admin::new(&settings.kafka)?;
+    create_missing(&admin, &admin.cluster()?, &plan::of_model(settings), None)
+}
+
+/// Creates a topic that holds what `topics.preference_pairs` does, where it is missing.
+///
+/// # Errors
+/// As [`create`].
+pub fn create_like_pairs(settings: &Settings, name: &str, partitions: i32) -> Result<Created, TopicsError> {
+    let admin = Admin::new(&settings.kafka)?;
+    let wanted = Wanted { name: name.to_owned(), ..plan::preference_pairs(settings, partitions) };
+    let mut created = create_missing(&admin, &admin.cluster()?, &[wanted], None)?;
+    Ok(created.pop().expect("one topic was wanted"))
+}
+
+fn create_missing(
+    admin: &Admin,
+    cluster: &Cluster,
+    wanted: &[Wanted],
+    replicas: Option<usize>,
+) -> Result<Vec<Created>, TopicsError> {
+    let replicas = replicas.unwrap_or_else(|| plan::replicas(cluster.brokers));
     let missing: Vec<&Wanted> =
         wanted.iter().filter(|wanted| !cluster.topics.contains_key(&wanted.name)).collect();
     admin.create(&missing, replicas)?;

@@ -87,15 +87,50 @@ pub(super) fn inputs(settings: &Settings, partitions: i32) -> Vec<Wanted> {
 pub(super) fn outputs(settings: &Settings, partitions: i32) -> Vec<Wanted> {
     let topics = &settings.topics;
     let horizon_ms = settings.join.pair_horizon_ms;
-    let label_bytes = 2 * settings.input.max_record_bytes + HEADROOM_BYTES;
-    let output = |name: &str, retention_days: i64, min_retention_ms: i64, record_bytes: usize| Wanted {
+    let output = |name, days, min_retention_ms, record_bytes| {
+        output(partitions, name, days, min_retention_ms, record_bytes)
+    };
+    let mut outputs = vec![
+        output(&topics.behavior_groups, 3, 0, settings.join.max_group_bytes + HEADROOM_BYTES),
+        output(&topics.labelled_views, 30, horizon_ms, label_bytes(settings)),
+        preference_pairs(settings, partitions),
+        output(&topics.late, 14, 0, settings.input.max_record_bytes + HEADROOM_BYTES),
+        output(&topics.dead_letters, 14, 0, settings.input.max_record_bytes + HEADROOM_BYTES),
+    ];
+    outputs.extend(of_model(settings));
+    outputs
+}
+
+/// Where the joiner writes pairs.
+pub(super) fn preference_pairs(settings: &Settings, partitions: i32) -> Wanted {
+    let horizon_ms = settings.join.pair_horizon_ms;
+    output(partitions, &settings.topics.preference_pairs, 30, horizon_ms, 2 * label_bytes(settings))
+}
+
+fn label_bytes(settings: &Settings) -> usize {
+    2 * settings.input.max_record_bytes + HEADROOM_BYTES
+}
+
+fn output(
+    partitions: i32,
+    name: &str,
+    retention_days: i64,
+    min_retention_ms: i64,
+    record_bytes: usize,
+) -> Wanted {
+    Wanted {
         name: name.to_owned(),
         role: Role::Output,
         partitions,
         retention_ms: Some((retention_days * DAY_MS).max(min_retention_ms)),
         min_retention_ms,
         record_bytes,
-    };
+    }
+}
+
+/// The two topics of the model that the settings name.
+pub(super) fn of_model(settings: &Settings) -> [Wanted; 2] {
+    let topics = &settings.topics;
     let model = |name: String, role: Role, retention_ms: Option<i64>, record_bytes: usize| Wanted {
         name,
         role,
@@ -105,12 +140,7 @@ pub(super) fn outputs(settings: &Settings, partitions: i32) -> Vec<Wanted> {
         record_bytes,
     };
     let name = &settings.model.name;
-    vec![
-        output(&topics.behavior_groups, 3, 0, settings.join.max_group_bytes + HEADROOM_BYTES),
-        output(&topics.labelled_views, 30, horizon_ms, label_bytes),
-        output(&topics.preference_pairs, 30, horizon_ms, 2 * label_bytes),
-        output(&topics.late, 14, 0, settings.input.max_record_bytes + HEADROOM_BYTES),
-        output(&topics.dead_letters, 14, 0, settings.input.max_record_bytes + HEADROOM_BYTES),
+    [
         model(topics.model(name), Role::Pages, Some(-1), settings.publish.page_bytes + HEADROOM_BYTES),
         model(topics.registry(name), Role::Registry, None, DEFAULT_MAX_MESSAGE_BYTES),
     ]

@@ -14,6 +14,7 @@ use crate::supervise::StopToken;
 use super::CommandError;
 use super::export::{self, ExportArgs, Named};
 use super::pin::{self, AcceptArgs, Direction, PinArgs};
+use super::seed::{self, SeedArgs};
 
 /// What to do with a model's versions.
 #[derive(Debug, Clone, clap::Subcommand)]
@@ -24,6 +25,11 @@ pub enum ModelCommand {
     Show(ShowArgs),
     /// Write one version as a folder, in the files that a follower keeps of it.
     Export(ExportArgs),
+    /// Give a model that has no version yet its first one: a checkpoint and production, from a folder.
+    ///
+    /// Its trainer goes on from there. So a model begins with what a replay (`easq backfill --output`) or a
+    /// file (`easq train`) has taught.
+    Seed(SeedArgs),
     /// Make readers follow a version that is newer than the one they follow, or stay with that one.
     ///
     /// It is pinned: the trainer goes on learning and goes on moving production, which readers follow again
@@ -64,6 +70,7 @@ pub fn model(
         ModelCommand::Promote(args) => pin::pin(settings, args, Direction::Promote, stop, out),
         ModelCommand::Rollback(args) => pin::pin(settings, args, Direction::Rollback, stop, out),
         ModelCommand::Export(args) => export::export(settings, args, stop, out),
+        ModelCommand::Seed(args) => seed::seed(settings, args, stop, out),
         ModelCommand::Unpin => pin::unpin(settings, stop, out),
         ModelCommand::AcceptStream(args) => pin::accept_stream(settings, args, stop, out),
         ModelCommand::List(ListArgs { json: true }) => list_json(&registry()?, out),

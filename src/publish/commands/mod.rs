@@ -5,6 +5,7 @@ mod follow;
 mod list;
 mod pin;
 mod score;
+mod seed;
 
 use thiserror::Error;
 
@@ -34,6 +35,8 @@ pub enum CommandError {
     NoTrainingState { model: String, version: u64, checkpoints: String },
     #[error("--output {}: it is not empty, and a model is never written over; name a folder that is not there", path.display())]
     OutputInUse { path: std::path::PathBuf },
+    #[error("{}: {reason}", path.display())]
+    NoSeed { path: std::path::PathBuf, reason: String },
     #[error("version {version} of model '{model}' is not pinned: {reason}")]
     NotPinned { model: String, version: u64, reason: String },
     #[error("model '{model}' has no version yet: there is no stream to accept")]

@@ -61,9 +61,10 @@ pub(super) fn topics(settings: &Settings, findings: &mut Findings) {
     findings.require(is_name, "model.name", problem);
 }
 
-const TOPIC_RULE: &str = "1 to 249 letters, digits, '.', '_' or '-', and neither '.' nor '..'";
+pub(in crate::settings) const TOPIC_RULE: &str =
+    "1 to 249 letters, digits, '.', '_' or '-', and neither '.' nor '..'";
 
-fn is_topic(name: &str) -> bool {
+pub(in crate::settings) fn is_topic(name: &str) -> bool {
     let is_legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     (1..=MAX_TOPIC_BYTES).contains(&name.len()) && name.chars().all(is_legal) && name != "." && name != ".."
 }

@@ -60,6 +60,15 @@ pub(super) fn check(settings: &Settings, property_fault: PropertyFault) -> Vec<F
     findings.0
 }
 
+/// What is wrong with the model's name and the names of the topics, in words.
+pub(super) fn names(settings: &Settings) -> Option<String> {
+    let mut findings = Findings::default();
+    connection::topics(settings, &mut findings);
+    findings.0.first().map(|Finding { key, problem }| format!("{key} {problem}"))
+}
+
+pub(super) use connection::{TOPIC_RULE, is_topic};
+
 /// The largest payload of one record that every client and the broker's default accept.
 fn max_payload_bytes(settings: &Settings) -> usize {
     let property = settings.kafka.properties.get("message.max.bytes");
