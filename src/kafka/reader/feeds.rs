@@ -4,10 +4,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::Consumer;
+use rdkafka::error::RDKafkaErrorCode as Code;
 
-use super::{Context, LogReader, Polled, ReadError};
-use crate::kafka::Record;
+use super::queue::{Message, Queue, Queued};
+use super::{LogReader, ReadError};
+use crate::contract::InputRecord;
+use crate::kafka::copied_together;
 use crate::settings;
 
 /// What librdkafka may fetch ahead in all, shared by the partitions.
@@ -33,7 +36,7 @@ pub struct Stretch {
 #[derive(Debug)]
 pub enum Fed {
     /// The record that follows.
-    Record(Record),
+    Record(InputRecord),
     /// There is no committed record before the end any more.
     End,
     /// Nothing yet.
@@ -44,17 +47,21 @@ pub enum Fed {
 /// fetched ahead of a partition is bounded by itself, so one that is slow does not make the others
 /// pile up. Belongs to no group and commits nothing. Used by one thread.
 pub struct Feeds {
-    // Before the reader: a queue must not outlive the client that it is a part of.
     feeds: Vec<Feed>,
     reader: LogReader,
 }
 
 struct Feed {
     stretch: Stretch,
-    queue: PartitionQueue<Context>,
-    /// Records that came before the partition had a queue of its own.
-    early: VecDeque<Record>,
+    queue: Queue,
+    /// Taken out of the queue, and not handed out.
+    ready: VecDeque<InputRecord>,
+    /// Came behind what is ready.
+    error: Option<Code>,
+    /// The offset behind the last record that was handed out.
     next: i64,
+    /// There is no committed record between those that are ready and this offset.
+    reached: i64,
 }
 
 impl Feeds {
@@ -73,19 +80,20 @@ impl Feeds {
             ("fetch.wait.max.ms", "20"),
         ];
         let mut reader = LogReader::tuned(kafka, client, &tuning)?;
-        let assigned: Vec<_> =
-            stretches.iter().map(|stretch| (&*stretch.topic, stretch.partition, stretch.from)).collect();
-        reader.assign(&assigned)?;
-        let mut feeds = Vec::with_capacity(stretches.len());
-        for stretch in stretches {
-            let queue = reader.consumer.split_partition_queue(&stretch.topic, stretch.partition);
+        let assigned: Vec<(Arc<str>, i32, i64)> = stretches
+            .iter()
+            .map(|stretch| (Arc::clone(&stretch.topic), stretch.partition, stretch.from))
+            .collect();
+        let feed = |stretch: Stretch| {
+            let queue = Queue::split(&reader.consumer, &stretch.topic, stretch.partition);
             let queue = queue.ok_or_else(|| ReadError::UnknownTopic { topic: stretch.topic.to_string() })?;
-            feeds.push(Feed { next: stretch.from, stretch, queue, early: VecDeque::new() });
-        }
-        let mut feeds = Self { feeds, reader };
-        // Nothing comes here after the split but what is no record.
-        while feeds.serve()? {}
-        Ok(feeds)
+            let (next, reached) = (stretch.from, stretch.from);
+            Ok(Feed { stretch, queue, ready: VecDeque::new(), error: None, next, reached })
+        };
+        let feeds = stretches.into_iter().map(feed).collect::<Result<_, ReadError>>()?;
+        let assigned: Vec<_> = assigned.iter().map(|(topic, number, from)| (&**topic, *number, *from)).collect();
+        reader.assign(&assigned)?;
+        Ok(Self { feeds, reader })
     }
 
     /// The next record of the stretch with this number, waiting for it for up to `timeout`.
@@ -97,58 +105,50 @@ impl Feeds {
         if feed.next >= feed.stretch.end {
             return Ok(Fed::End);
         }
-        if let Some(record) = feed.early.pop_front() {
-            return Ok(feed.take(record));
-        }
-        match self.reader.polled(feed.queue.poll(timeout))? {
-            Polled::Record(record) => Ok(feed.take(record)),
-            // Behind the last record there are only control records and aborted ones; but the end that a
-            // new leader sees may lie before the one that the old leader has told.
-            Polled::End => Ok(self.end(number)),
-            Polled::Nothing => {
-                self.serve()?;
-                Ok(self.end(number))
+        if feed.ready.is_empty() && feed.error.is_none() {
+            if feed.refill(timeout) {
+                self.reader.consumer.context().connection.note_up();
+            } else {
+                // What concerns no single partition.
+                self.reader.next(Duration::ZERO)?;
             }
         }
-    }
-
-    /// Whether nothing but control records lay before the end of a stretch.
-    fn end(&mut self, number: usize) -> Fed {
-        let feed = &mut self.feeds[number];
-        let reached = self.reader.reached(&feed.stretch.topic, feed.stretch.partition);
-        // What came early may wait still.
-        if !feed.early.is_empty() || reached.is_none_or(|reached| reached < feed.stretch.end) {
-            return Fed::Nothing;
+        match (feed.ready.pop_front(), feed.error) {
+            (Some(record), _) => Ok(feed.hand_out(record)),
+            (None, Some(error)) => {
+                feed.error = None;
+                let Feed { stretch, next, .. } = feed;
+                self.reader.on_feed_error(&stretch.topic, stretch.partition, *next, error)?;
+                Ok(Fed::Nothing)
+            }
+            // Behind the last record there are only control records and aborted ones; but the end that a
+            // new leader sees may lie before the one that the old leader has told.
+            (None, None) if feed.reached >= feed.stretch.end => {
+                feed.next = feed.stretch.end;
+                Ok(Fed::End)
+            }
+            (None, None) => Ok(Fed::Nothing),
         }
-        feed.next = feed.stretch.end;
-        Fed::End
     }
 
     /// The offset behind the last record of a stretch that was handed out; its end, once that was told.
     pub fn next_offset(&self, number: usize) -> i64 {
         self.feeds[number].next
     }
-
-    /// Takes what concerns no single partition; false when there is nothing.
-    fn serve(&mut self) -> Result<bool, ReadError> {
-        match self.reader.next(Duration::ZERO)? {
-            Polled::Record(record) => {
-                let is_its = |feed: &&mut Feed| {
-                    feed.stretch.partition == record.partition && feed.stretch.topic == record.topic
-                };
-                if let Some(feed) = self.feeds.iter_mut().find(is_its) {
-                    feed.early.push_back(record);
-                }
-                Ok(true)
-            }
-            Polled::End => Ok(true),
-            Polled::Nothing => Ok(false),
-        }
-    }
 }
 
 impl Feed {
-    fn take(&mut self, record: Record) -> Fed {
+    /// Takes what has been fetched, or waits for it; false when nothing came.
+    fn refill(&mut self, timeout: Duration) -> bool {
+        let Self { stretch, queue, ready, error, reached, .. } = self;
+        queue.take(timeout, |queued| match queued {
+            Queued::Message(message) => ready.push_back(copied(stretch.partition, &message)),
+            Queued::End(offset) => *reached = offset.max(*reached),
+            Queued::Error(code) => *error = Some(code),
+        })
+    }
+
+    fn hand_out(&mut self, record: InputRecord) -> Fed {
         if record.offset >= self.stretch.end {
             self.next = self.stretch.end;
             return Fed::End;
@@ -156,4 +156,9 @@ impl Feed {
         self.next = record.offset + 1;
         Fed::Record(record)
     }
+}
+
+fn copied(partition: i32, message: &Message<'_>) -> InputRecord {
+    let (key, payload) = copied_together(message.key, message.payload);
+    InputRecord { partition, offset: message.offset, timestamp_ms: message.timestamp_ms, key, payload }
 }
