@@ -9,9 +9,7 @@ use tempfile::NamedTempFile;
 use super::error::BackfillError;
 use super::range::Range;
 use crate::contract::samples::{self, SampleWriter};
-use crate::contract::v1::{
-    BehaviorGroup, PreferencePair, QuestionnaireResponse, Sample, envelope, sample::Sample as Kind,
-};
+use crate::contract::v1::{BehaviorGroup, PreferencePair, Sample, sample::Sample as Kind};
 use crate::join::{Output, OutputKind};
 use crate::offline::Learning;
 
@@ -80,11 +78,11 @@ impl Sink {
     /// # Errors
     /// It cannot be written or learned.
     pub fn take(&mut self, output: &Output) -> Result<(), BackfillError> {
-        let payload = output.payload.clone().unwrap_or_default();
+        // Late records and dead letters have none.
+        let Some(time_ms) = output.event_time_ms else { return Ok(()) };
+        let payload = || output.payload().unwrap_or_default();
         match output.kind {
             OutputKind::LabelledView => {
-                let label = envelope::LabelledView::decode(payload)?;
-                let time_ms = QuestionnaireResponse::decode(label.response)?.event_time_ms;
                 self.is_label_given = self.range.holds(time_ms);
                 self.given.labels += u64::from(self.is_label_given);
                 self.given.run_in_labels += u64::from(time_ms < self.range.from_ms);
@@ -92,19 +90,19 @@ impl Sink {
             OutputKind::PreferencePair if self.is_label_given => {
                 self.given.pairs += 1;
                 if self.wants_samples() {
-                    self.deliver(Kind::PreferencePair(PreferencePair::decode(payload)?))?;
+                    self.deliver(Kind::PreferencePair(PreferencePair::decode(payload())?))?;
                 }
             }
-            OutputKind::BehaviorGroup => {
-                let time_ms = envelope::BehaviorGroup::decode(payload.clone())?.event_time_ms;
-                if self.range.holds(time_ms) {
-                    self.given.groups += 1;
-                    if self.wants_samples() {
-                        self.deliver(Kind::BehaviorGroup(BehaviorGroup::decode(payload)?))?;
-                    }
+            OutputKind::BehaviorGroup if self.range.holds(time_ms) => {
+                self.given.groups += 1;
+                if self.wants_samples() {
+                    self.deliver(Kind::BehaviorGroup(BehaviorGroup::decode(payload())?))?;
                 }
             }
-            OutputKind::PreferencePair | OutputKind::Late | OutputKind::DeadLetter => {}
+            OutputKind::BehaviorGroup
+            | OutputKind::PreferencePair
+            | OutputKind::Late
+            | OutputKind::DeadLetter => {}
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! What every partition's join is told.
 
+use std::sync::Arc;
+
 use crate::contract::validate::{Limits, View};
 use crate::settings::{Join, Settings, Topics};
 
@@ -8,6 +10,8 @@ use crate::settings::{Join, Settings, Topics};
 pub struct Config {
     pub(super) join: Join,
     pub(super) topics: Topics,
+    /// [`Topics::behavior`], shared by the groups that name it.
+    pub(super) behavior_topic: Arc<str>,
     pub(super) limits: Limits,
     /// Size of the sample of first records in which wrong keys stop the join, and the share of
     /// them that does.
@@ -23,6 +27,7 @@ impl Config {
         Config {
             join: settings.join.clone(),
             topics: settings.topics.clone(),
+            behavior_topic: settings.topics.behavior.as_str().into(),
             limits: Limits::new(settings, partitions),
             mis_keyed_sample_records: settings.input.mis_keyed_sample_records,
             mis_keyed_max_ratio: settings.input.mis_keyed_max_ratio,

@@ -39,8 +39,8 @@ impl OutputTopics {
         Outgoing {
             topic: Arc::clone(topic),
             partition: Some(partition),
+            payload: output.payload(),
             key: output.key,
-            payload: output.payload,
             headers: output.headers,
             timestamp_ms: None,
         }

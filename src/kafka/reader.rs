@@ -228,7 +228,13 @@ impl LogReader {
     }
 
     /// An error of one partition, of which `next` is the offset to go on from.
-    fn on_feed_error(&self, topic: &Arc<str>, partition: i32, next: i64, code: Code) -> Result<(), ReadError> {
+    fn on_feed_error(
+        &self,
+        topic: &Arc<str>,
+        partition: i32,
+        next: i64,
+        code: Code,
+    ) -> Result<(), ReadError> {
         let error = KafkaError::MessageConsumption(code);
         if !matches!(code, Code::AutoOffsetReset | Code::OffsetOutOfRange) {
             return self.on_error(&error);

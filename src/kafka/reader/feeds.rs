@@ -91,7 +91,8 @@ impl Feeds {
             Ok(Feed { stretch, queue, ready: VecDeque::new(), error: None, next, reached })
         };
         let feeds = stretches.into_iter().map(feed).collect::<Result<_, ReadError>>()?;
-        let assigned: Vec<_> = assigned.iter().map(|(topic, number, from)| (&**topic, *number, *from)).collect();
+        let assigned: Vec<_> =
+            assigned.iter().map(|(topic, number, from)| (&**topic, *number, *from)).collect();
         reader.assign(&assigned)?;
         Ok(Self { feeds, reader })
     }
