@@ -89,7 +89,8 @@ impl Reader {
     fn read(&mut self, number: usize) -> Result<bool, BackfillError> {
         match self.feeds.next(number, POLL)? {
             Fed::Record(record) => {
-                let judged = Judged::new(&self.config, self.sources[number].side, record);
+                let mut judged = Judged::new(&self.config, self.sources[number].side, record);
+                judged.detach(&self.config);
                 self.merge.give(number, judged.offset(), judged.event_time_ms(), judged);
             }
             Fed::End => self.merge.end(number),

@@ -17,9 +17,9 @@ use bytes::Bytes;
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+use super::Config;
 use super::judged::KeyedView;
 use crate::contract::validate::{Span, View};
-use crate::settings::Join;
 
 /// What a view in a group costs besides its bytes.
 const OVERHEAD_BYTES: usize = 96;
@@ -41,7 +41,7 @@ pub(super) enum Admission {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RequestKey {
     /// Of the request id alone: decides whether it is sampled.
-    sample: u64,
+    pub sample: u64,
     /// Of request, request time and user.
     hash: u64,
 }
@@ -142,7 +142,7 @@ pub(super) struct Groups {
     span_ms: i64,
     max_views: usize,
     max_bytes: usize,
-    /// Requests whose hash lies below it are sampled; `None`: all.
+    /// Of the [`Config`].
     sampled_below: Option<u64>,
     slots: Vec<Option<Group>>,
     free: Vec<u32>,
@@ -155,14 +155,12 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    pub fn new(settings: &Join) -> Groups {
-        let rate = settings.behavior_sample_rate;
+    pub fn new(config: &Config) -> Groups {
         Groups {
-            span_ms: settings.group_span_ms,
-            max_views: settings.max_group_views,
-            max_bytes: settings.max_group_bytes,
-            // 2^64 is exact as a float, and the conversion saturates.
-            sampled_below: (rate < 1.0).then_some((rate * 2f64.powi(64)) as u64),
+            span_ms: config.join.group_span_ms,
+            max_views: config.join.max_group_views,
+            max_bytes: config.join.max_group_bytes,
+            sampled_below: config.sampled_below,
             slots: Vec::new(),
             free: Vec::new(),
             by_request: HashTable::new(),

@@ -1,5 +1,7 @@
 //! An input record with what validation says of it.
 
+use bytes::Bytes;
+
 use super::groups::RequestKey;
 use super::held::ImpressionKey;
 use super::{Config, Side};
@@ -43,6 +45,18 @@ impl Judged {
             Side::Responses => Verdict::Response(validate::response(&record, &config.limits)),
         };
         Judged { record, verdict }
+    }
+
+    /// Lets a record that may be held for long have memory of its own: of the others, with which it shares
+    /// that of its reader, most are let go soon.
+    pub fn detach(&mut self, config: &Config) {
+        let payload = match &mut self.verdict {
+            Verdict::View(Ok(keyed)) if config.is_kept_of_few(keyed) => &mut keyed.view.payload,
+            Verdict::Response(Ok(response)) => &mut response.payload,
+            _ => return,
+        };
+        *payload = Bytes::copy_from_slice(payload);
+        self.record.payload = Some(payload.clone());
     }
 
     /// Of a record that is not rejected: a rejected one moves no stream time.

@@ -70,7 +70,7 @@ impl PartitionJoin {
         let losses = [views.loss(), responses.loss()].into_iter().flatten().cloned().collect();
         let mut join = PartitionJoin {
             window: Window::new(config.join.window_ms, config.join.allowed_lateness_ms),
-            groups: Groups::new(&config.join),
+            groups: Groups::new(&config),
             pairing: Pairing::new(&config.join),
             products: Products::default(),
             expired_ms: None,

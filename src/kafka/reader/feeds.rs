@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::RDKafkaErrorCode as Code;
 
 use super::queue::{Message, Queue, Queued};
 use super::{LogReader, ReadError};
 use crate::contract::InputRecord;
-use crate::kafka::copied_together;
 use crate::settings;
 
 /// What librdkafka may fetch ahead in all, shared by the partitions.
@@ -18,6 +18,8 @@ const AHEAD_KIB: usize = 256 << 10;
 const MAX_AHEAD_KIB: usize = 64 << 10;
 const MIN_AHEAD_KIB: usize = 1 << 10;
 const MAX_FETCH_KIB: usize = 4 << 10;
+/// Records are copied into pieces of memory of this size, which last as long as any record in them.
+const PIECE_BYTES: usize = 32 << 10;
 
 /// Offsets of a partition, from the first one up to and without the last.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +37,7 @@ pub struct Stretch {
 /// What a partition has next.
 #[derive(Debug)]
 pub enum Fed {
-    /// The record that follows.
+    /// The record that follows. It shares its memory with its neighbors: who keeps few of many copies them.
     Record(InputRecord),
     /// There is no committed record before the end any more.
     End,
@@ -54,6 +56,7 @@ pub struct Feeds {
 struct Feed {
     stretch: Stretch,
     queue: Queue,
+    piece: BytesMut,
     /// Taken out of the queue, and not handed out.
     ready: VecDeque<InputRecord>,
     /// Came behind what is ready.
@@ -88,7 +91,8 @@ impl Feeds {
             let queue = Queue::split(&reader.consumer, &stretch.topic, stretch.partition);
             let queue = queue.ok_or_else(|| ReadError::UnknownTopic { topic: stretch.topic.to_string() })?;
             let (next, reached) = (stretch.from, stretch.from);
-            Ok(Feed { stretch, queue, ready: VecDeque::new(), error: None, next, reached })
+            let (piece, ready) = (BytesMut::new(), VecDeque::new());
+            Ok(Feed { stretch, queue, piece, ready, error: None, next, reached })
         };
         let feeds = stretches.into_iter().map(feed).collect::<Result<_, ReadError>>()?;
         let assigned: Vec<_> =
@@ -141,9 +145,9 @@ impl Feeds {
 impl Feed {
     /// Takes what has been fetched, or waits for it; false when nothing came.
     fn refill(&mut self, timeout: Duration) -> bool {
-        let Self { stretch, queue, ready, error, reached, .. } = self;
+        let Self { stretch, queue, piece, ready, error, reached, .. } = self;
         queue.take(timeout, |queued| match queued {
-            Queued::Message(message) => ready.push_back(copied(stretch.partition, &message)),
+            Queued::Message(message) => ready.push_back(copied(piece, stretch.partition, &message)),
             Queued::End(offset) => *reached = offset.max(*reached),
             Queued::Error(code) => *error = Some(code),
         })
@@ -159,7 +163,20 @@ impl Feed {
     }
 }
 
-fn copied(partition: i32, message: &Message<'_>) -> InputRecord {
-    let (key, payload) = copied_together(message.key, message.payload);
-    InputRecord { partition, offset: message.offset, timestamp_ms: message.timestamp_ms, key, payload }
+fn copied(piece: &mut BytesMut, partition: i32, message: &Message<'_>) -> InputRecord {
+    let (key, payload) = (message.key.unwrap_or_default(), message.payload.unwrap_or_default());
+    let bytes = key.len() + payload.len();
+    if bytes > piece.capacity() {
+        *piece = BytesMut::with_capacity(bytes.max(PIECE_BYTES));
+    }
+    piece.extend_from_slice(key);
+    piece.extend_from_slice(payload);
+    let mut rest = piece.split().freeze();
+    InputRecord {
+        partition,
+        offset: message.offset,
+        timestamp_ms: message.timestamp_ms,
+        key: message.key.map(|key| rest.split_to(key.len())),
+        payload: message.payload.map(|_| rest),
+    }
 }
