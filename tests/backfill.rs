@@ -5,9 +5,8 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use easq::contract::samples::SampleReader;
 use easq::contract::v1::{
@@ -21,13 +20,13 @@ use easq::supervise::StopToken;
 use prost::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use serde_json::Value;
+use support::backfills::{DEADLINE, command, refused, replayed, text, time};
 use support::folders::{assert_same, contents, names};
 use support::joiners::{self, Joiner};
 use support::oracle::{self, JoinTruth};
 use support::trainers::{self, Trainer};
 use support::{Easq, Input, Kafka, Line, Record, eventually, response, view, world};
 
-const DEADLINE: Duration = Duration::from_secs(120);
 const PARTITIONS: i32 = 3;
 const VIEWS: u64 = 30_000;
 const SPAN_MS: i64 = 6 * 3_600_000;
@@ -111,35 +110,6 @@ impl Run {
         let json = fs::read(self.path("model/backfill.json")).expect("the account");
         serde_json::from_slice(&json).expect("JSON")
     }
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("a temporary path is text")
-}
-
-fn time(ms: i64) -> String {
-    jiff::Timestamp::from_millisecond(ms).expect("a time").to_string()
-}
-
-/// The command line of a replay.
-fn command(line: &Line, range: (i64, i64), more: &[&str]) -> Vec<String> {
-    let (from, to) = (time(range.0), time(range.1));
-    line.arguments(&[&["backfill", "--from", &from, "--to", &to], more].concat())
-}
-
-#[track_caller]
-fn replayed(line: &Line, range: (i64, i64), more: &[&str]) -> String {
-    let (status, output) = Easq::run(command(line, range, more), DEADLINE);
-    assert!(status.success(), "{output}");
-    output
-}
-
-/// Runs to an error with this exit code; what it says.
-#[track_caller]
-fn refused(line: &Line, range: (i64, i64), more: &[&str], code: i32) -> String {
-    let (status, output) = Easq::run(command(line, range, more), DEADLINE);
-    assert_eq!(status.code(), Some(code), "{output}");
-    output.lines().last().expect("a process that fails says why").to_owned()
 }
 
 fn answered_at(label: &LabelledView) -> i64 {

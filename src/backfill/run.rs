@@ -20,7 +20,7 @@ use crate::offline::{self, Begun, Initial, Learning};
 use crate::publish::page_reader::PageReader;
 use crate::publish::registry::RegistryReader;
 use crate::settings::Settings;
-use crate::supervise::StopToken;
+use crate::supervise::{StopToken, failpoint};
 use crate::telemetry::events::{BackfillBegins, BackfillEvicted};
 
 /// Stands for the samples in messages: they come from no file.
@@ -108,6 +108,7 @@ fn replay(
         partitions: plan.partitions,
     }
     .emit();
+    failpoint("backfill-planned");
     let mut replay = Replay::begin(settings, plan, range)?;
     let mut watch = Watch::new(sink, *range);
     let replayed = replay.run(&mut watch, stop);

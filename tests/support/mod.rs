@@ -4,6 +4,7 @@
 //! Nothing here skips: a test whose broker cannot be had fails and says what is missing.
 #![allow(dead_code, unused_imports)] // each binary uses a part of it
 
+pub mod backfills;
 mod cluster;
 mod events;
 pub mod folders;
