@@ -72,9 +72,9 @@ fn run(config: &Arc<Config>, views: &[InputRecord], responses: &[InputRecord]) -
     for (number, view) in views.iter().enumerate() {
         if number % 100 == 0 {
             let response = &responses[number / 100];
-            join.on_response(response, &mut effects).expect("a valid log");
+            join.on_response(response.clone(), &mut effects).expect("a valid log");
         }
-        join.on_view(view, &mut effects).expect("a valid log");
+        join.on_view(view.clone(), &mut effects).expect("a valid log");
         if number % 1_000 == 0 {
             emitted += effects.outputs.len();
             effects.outputs.clear();

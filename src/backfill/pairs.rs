@@ -127,7 +127,7 @@ impl PairsTopic {
     /// The brokers refuse it, or another replay has taken the topic over.
     pub fn take(&mut self, partition: i32, output: &Output) -> Result<(), BackfillError> {
         if let Some(last) = self.last.get(&partition) {
-            if output.payload.as_ref() == Some(last) {
+            if output.payload().as_ref() == Some(last) {
                 self.last.remove(&partition);
             }
             return Ok(());

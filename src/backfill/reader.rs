@@ -9,9 +9,8 @@ use super::error::BackfillError;
 use super::merge::{Merge, Source, Step};
 use super::plan::Plan;
 use super::range::Range;
-use crate::contract::{InputRecord, Side};
+use crate::contract::Side;
 use crate::join::{Config, Judged};
-use crate::kafka::Record;
 use crate::kafka::reader::{Fed, Feeds};
 use crate::settings::Settings;
 use crate::supervise::StopToken;
@@ -91,7 +90,8 @@ impl Reader {
     fn read(&mut self, number: usize) -> Result<bool, BackfillError> {
         match self.feeds.next(number, POLL)? {
             Fed::Record(record) => {
-                let judged = Judged::new(&self.config, self.sources[number].side, input(record));
+                let mut judged = Judged::new(&self.config, self.sources[number].side, record);
+                judged.detach(&self.config);
                 self.merge.give(number, judged.offset(), judged.event_time_ms(), judged);
             }
             Fed::End => self.merge.end(number),
@@ -123,15 +123,5 @@ impl Reader {
     /// The stream time of a source; none where no record gave it one.
     pub fn stream_time_ms(&self, number: usize) -> Option<i64> {
         self.merge.stream_time_ms(number)
-    }
-}
-
-fn input(record: Record) -> InputRecord {
-    InputRecord {
-        partition: record.partition,
-        offset: record.offset,
-        timestamp_ms: record.timestamp_ms,
-        key: record.key,
-        payload: record.payload,
     }
 }

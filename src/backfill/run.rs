@@ -24,7 +24,7 @@ use crate::offline::{self, Begun, Initial, Learning};
 use crate::publish::page_reader::PageReader;
 use crate::publish::registry::RegistryReader;
 use crate::settings::Settings;
-use crate::supervise::StopToken;
+use crate::supervise::{StopToken, failpoint};
 use crate::telemetry::events::{BackfillBegins, BackfillEvicted};
 
 /// Stands for the samples in messages: they come from no file.
@@ -142,6 +142,7 @@ fn replay(
         partitions: plan.partitions,
     }
     .emit();
+    failpoint("backfill-planned");
     let replayed = match plan.origin {
         Origin::Inputs => joined(settings, task, sink, stop)?,
         Origin::Samples => stored(settings, task, sink, stop)?,

@@ -5,6 +5,7 @@
 //! of the later of its two answers, a group that of its last view.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
@@ -17,10 +18,9 @@ use super::range::Range;
 use super::replay;
 use super::sink::Sink;
 use super::watch::Watch;
+use crate::contract::InputRecord;
 use crate::contract::v1::{BehaviorGroup, PreferencePair, QuestionnaireResponse, envelope};
-use crate::contract::{CONTRACT_VERSION, headers};
 use crate::join::{Output, OutputKind};
-use crate::kafka::Record;
 use crate::kafka::reader::{Fed, Feeds};
 use crate::settings::{Settings, Topics};
 use crate::supervise::{StopToken, failpoint};
@@ -38,6 +38,7 @@ pub struct Stored {
     feeds: Feeds,
     merge: Merge<Sample>,
     /// Of each stretch.
+    topics: Vec<Arc<str>>,
     kinds: Vec<OutputKind>,
     records: Vec<u64>,
     range: Range,
@@ -47,7 +48,7 @@ pub struct Stored {
 
 /// A record, with its event time where it has one.
 struct Sample {
-    record: Record,
+    record: InputRecord,
     time_ms: Option<i64>,
 }
 
@@ -64,6 +65,7 @@ impl Stored {
             feeds: Feeds::begin(&settings.kafka, "backfill reader", plan.stretches.clone())?,
             merge: Merge::new(&plan.sources, range.read_until_ms),
             outcomes: kinds.iter().map(|&kind| (plural(kind), none.into())).collect(),
+            topics: plan.stretches.iter().map(|stretch| Arc::clone(&stretch.topic)).collect(),
             records: vec![0; kinds.len()],
             kinds,
             range: *range,
@@ -118,7 +120,7 @@ impl Stored {
         let Sample { record, time_ms } = sample;
         let outcome = match time_ms {
             None => {
-                let (topic, partition, offset) = (&*record.topic, record.partition, record.offset);
+                let (topic, partition, offset) = (&*self.topics[number], record.partition, record.offset);
                 let kind = singular(kind);
                 SampleDropped { kind, reason: UNDECODABLE, topic, partition, offset }.emit();
                 UNDECODABLE
@@ -175,7 +177,7 @@ fn singular(kind: OutputKind) -> &'static str {
 }
 
 /// None of a record that is not what its topic holds.
-fn event_time_ms(kind: OutputKind, record: &Record) -> Option<i64> {
+fn event_time_ms(kind: OutputKind, record: &InputRecord) -> Option<i64> {
     let payload = record.payload.clone()?;
     match kind {
         OutputKind::LabelledView => {
@@ -188,9 +190,6 @@ fn event_time_ms(kind: OutputKind, record: &Record) -> Option<i64> {
 }
 
 /// A record as the join emitted it.
-fn output(kind: OutputKind, record: Record) -> Output {
-    let version = record.header(headers::CONTRACT_VERSION).cloned();
-    let version = version.unwrap_or_else(|| CONTRACT_VERSION.into());
-    let headers = vec![(headers::CONTRACT_VERSION, version)];
-    Output { kind, key: record.key, payload: record.payload, headers, reason: None }
+fn output(kind: OutputKind, record: InputRecord) -> Output {
+    Output::stored(kind, record.key, record.payload)
 }

@@ -10,9 +10,7 @@ use super::error::BackfillError;
 use super::pairs::PairsTopic;
 use super::range::Range;
 use crate::contract::samples::{self, SampleWriter};
-use crate::contract::v1::{
-    BehaviorGroup, PreferencePair, QuestionnaireResponse, Sample, envelope, sample::Sample as Kind,
-};
+use crate::contract::v1::{BehaviorGroup, PreferencePair, Sample, sample::Sample as Kind};
 use crate::join::{Output, OutputKind};
 use crate::offline::Learning;
 
@@ -82,20 +80,18 @@ impl Sink {
     /// # Errors
     /// It cannot be written or learned.
     pub fn take(&mut self, partition: i32, output: &Output) -> Result<(), BackfillError> {
-        let payload = || output.payload.clone().unwrap_or_default();
+        // Late records and dead letters have none.
+        let Some(time_ms) = output.event_time_ms else { return Ok(()) };
         match output.kind {
-            OutputKind::LabelledView => {
-                let label = envelope::LabelledView::decode(payload())?;
-                self.label(QuestionnaireResponse::decode(label.response)?.event_time_ms);
-            }
+            OutputKind::LabelledView => self.label(time_ms),
             OutputKind::PreferencePair if self.is_label_given => self.pair(partition, output)?,
-            OutputKind::BehaviorGroup => {
-                let time_ms = envelope::BehaviorGroup::decode(payload())?.event_time_ms;
-                if self.range.holds(time_ms) {
-                    self.group(output)?;
-                }
+            OutputKind::BehaviorGroup if self.range.holds(time_ms) => {
+                self.group(output)?;
             }
-            OutputKind::PreferencePair | OutputKind::Late | OutputKind::DeadLetter => {}
+            OutputKind::BehaviorGroup
+            | OutputKind::PreferencePair
+            | OutputKind::Late
+            | OutputKind::DeadLetter => {}
         }
         Ok(())
     }
@@ -117,7 +113,7 @@ impl Sink {
             pairs.take(partition, output)?;
         }
         if self.wants_samples() {
-            let payload = output.payload.clone().unwrap_or_default();
+            let payload = output.payload().unwrap_or_default();
             self.deliver(Kind::PreferencePair(PreferencePair::decode(payload)?))?;
         }
         Ok(())
@@ -130,7 +126,7 @@ impl Sink {
     pub fn group(&mut self, output: &Output) -> Result<(), BackfillError> {
         self.given.groups += 1;
         if self.wants_samples() {
-            let payload = output.payload.clone().unwrap_or_default();
+            let payload = output.payload().unwrap_or_default();
             self.deliver(Kind::BehaviorGroup(BehaviorGroup::decode(payload)?))?;
         }
         Ok(())

@@ -86,12 +86,12 @@ impl<'a> Fields<'a> {
     ///
     /// Groups, which proto3 never writes, are refused even in unknown fields: they nest, and a
     /// record that is copied into an output must not come out deeper than its readers allow.
+    #[inline]
     pub fn next(&mut self) -> Result<Option<(u32, Value<'a>)>, Malformed> {
         if self.rest.is_empty() {
             return Ok(None);
         }
-        let (field, wire_type) =
-            decode_key(&mut self.rest).map_err(|_| Malformed("a field's key is broken"))?;
+        let (field, wire_type) = self.key()?;
         let value = match wire_type {
             WireType::Varint => Value::Varint(self.varint()?),
             WireType::SixtyFourBit => self.take(8).map(|_| Value::Fixed64)?,
@@ -105,10 +105,31 @@ impl<'a> Fields<'a> {
         Ok(Some((field, value)))
     }
 
-    fn varint(&mut self) -> Result<u64, Malformed> {
-        decode_varint(&mut self.rest).map_err(|_| Malformed("a varint is broken"))
+    /// Most keys are one byte, as all of the contract's are.
+    #[inline]
+    fn key(&mut self) -> Result<(u32, WireType), Malformed> {
+        match self.rest {
+            [byte @ 0x08..0x80, rest @ ..] if let Ok(wire_type) = WireType::try_from(u64::from(byte & 7)) => {
+                self.rest = rest;
+                Ok((u32::from(byte >> 3), wire_type))
+            }
+            _ => decode_key(&mut self.rest).map_err(|_| Malformed("a field's key is broken")),
+        }
     }
 
+    /// Most lengths and flags are one byte.
+    #[inline]
+    fn varint(&mut self) -> Result<u64, Malformed> {
+        match self.rest {
+            [byte @ 0..0x80, rest @ ..] => {
+                self.rest = rest;
+                Ok(u64::from(*byte))
+            }
+            _ => decode_varint(&mut self.rest).map_err(|_| Malformed("a varint is broken")),
+        }
+    }
+
+    #[inline]
     fn take(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
         let (taken, rest) =
             self.rest.split_at_checked(length).ok_or(Malformed("a field ends after its message"))?;

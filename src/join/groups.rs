@@ -17,8 +17,9 @@ use bytes::Bytes;
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+use super::Config;
+use super::judged::KeyedView;
 use crate::contract::validate::{Span, View};
-use crate::settings::Join;
 
 /// What a view in a group costs besides its bytes.
 const OVERHEAD_BYTES: usize = 96;
@@ -36,14 +37,33 @@ pub(super) enum Admission {
     Again,
 }
 
-#[derive(Debug)]
+/// What a request is found by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RequestKey {
+    /// Of the request id alone: decides whether it is sampled.
+    pub sample: u64,
+    /// Of request, request time and user.
+    hash: u64,
+}
+
+impl RequestKey {
+    pub fn of(view: &View) -> RequestKey {
+        let sample = xxh3_64(view.request_id());
+        let hash = xxh3_64_with_seed(view.user_id(), sample ^ view.request_time_ms.cast_unsigned());
+        RequestKey { sample, hash }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
 struct Member {
     payload: Bytes,
     impression_id: Span,
+    /// The hash of its [`ImpressionKey`](super::held::ImpressionKey).
+    impression: u64,
 }
 
 /// The views of one request, in offset order.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Group {
     pub first_offset: i64,
     pub request_time_ms: i64,
@@ -76,8 +96,8 @@ impl Group {
         self.members.len()
     }
 
-    pub fn into_views(self) -> Vec<Bytes> {
-        self.members.into_iter().map(|member| member.payload).collect()
+    pub fn views(&self) -> Vec<Bytes> {
+        self.members.iter().map(|member| member.payload.clone()).collect()
     }
 
     fn new(offset: i64, view: &View, hash: u64) -> Group {
@@ -101,14 +121,19 @@ impl Group {
             && self.user_id.of(&self.members[0].payload) == view.user_id()
     }
 
-    fn holds(&self, impression_id: &[u8]) -> bool {
-        self.members.iter().any(|member| member.impression_id.of(&member.payload) == impression_id)
+    fn holds(&self, KeyedView { view, impression, .. }: &KeyedView) -> bool {
+        self.members.iter().any(|member| {
+            // Of other views not even the bytes are looked at.
+            member.impression == *impression
+                && member.impression_id.of(&member.payload) == view.impression_id()
+        })
     }
 
-    fn push(&mut self, view: &View) {
+    fn push(&mut self, KeyedView { view, impression, .. }: &KeyedView) {
         self.event_time_ms = self.event_time_ms.max(view.event_time_ms);
         self.bytes += view.payload.len();
-        self.members.push(Member { payload: view.payload.clone(), impression_id: view.impression_id });
+        let payload = view.payload.clone();
+        self.members.push(Member { payload, impression_id: view.impression_id, impression: *impression });
     }
 }
 
@@ -117,7 +142,7 @@ pub(super) struct Groups {
     span_ms: i64,
     max_views: usize,
     max_bytes: usize,
-    /// Requests whose hash lies below it are sampled; `None`: all.
+    /// Of the [`Config`].
     sampled_below: Option<u64>,
     slots: Vec<Option<Group>>,
     free: Vec<u32>,
@@ -130,14 +155,12 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    pub fn new(settings: &Join) -> Groups {
-        let rate = settings.behavior_sample_rate;
+    pub fn new(config: &Config) -> Groups {
         Groups {
-            span_ms: settings.group_span_ms,
-            max_views: settings.max_group_views,
-            max_bytes: settings.max_group_bytes,
-            // 2^64 is exact as a float, and the conversion saturates.
-            sampled_below: (rate < 1.0).then_some((rate * 2f64.powi(64)) as u64),
+            span_ms: config.join.group_span_ms,
+            max_views: config.join.max_group_views,
+            max_bytes: config.join.max_group_bytes,
+            sampled_below: config.sampled_below,
             slots: Vec::new(),
             free: Vec::new(),
             by_request: HashTable::new(),
@@ -173,18 +196,17 @@ impl Groups {
 
     /// Offers a view, after stream time was moved to `stream_time_ms` by it and the groups that
     /// ended were closed.
-    pub fn admit(&mut self, offset: i64, view: &View, stream_time_ms: i64) -> Admission {
-        let sample = xxh3_64(view.request_id());
-        if self.sampled_below.is_some_and(|bound| sample >= bound) {
+    pub fn admit(&mut self, offset: i64, keyed: &KeyedView, stream_time_ms: i64) -> Admission {
+        let KeyedView { view, request: RequestKey { sample, hash }, .. } = keyed;
+        if self.sampled_below.is_some_and(|bound| *sample >= bound) {
             return Admission::Unsampled;
         }
         if stream_time_ms > self.ends_at(view) {
             return Admission::AfterClose;
         }
-        let hash = xxh3_64_with_seed(view.user_id(), sample ^ view.request_time_ms.cast_unsigned());
-        let slot = self.find(view, hash);
+        let slot = self.find(view, *hash);
         if let Some(group) = slot.and_then(|slot| self.slots[slot as usize].as_mut()) {
-            if group.holds(view.impression_id()) {
+            if group.holds(keyed) {
                 return Admission::Again;
             }
             let fits = group.len() < self.max_views && group.bytes + view.payload.len() <= self.max_bytes;
@@ -192,12 +214,12 @@ impl Groups {
                 group.is_full = true;
                 return Admission::Full;
             }
-            group.push(view);
+            group.push(keyed);
         } else if view.payload.len() > self.max_bytes || self.max_views == 0 {
             return Admission::Full;
         } else {
-            let mut group = Group::new(offset, view, hash);
-            group.push(view);
+            let mut group = Group::new(offset, view, *hash);
+            group.push(keyed);
             self.insert(group);
         }
         self.views += 1;

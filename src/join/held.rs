@@ -22,6 +22,15 @@ impl<'a> ImpressionKey<'a> {
         let hash = xxh3_64_with_seed(impression_id, xxh3_64(user_id));
         ImpressionKey { impression_id, user_id, hash }
     }
+
+    /// The same of ids whose hash is known.
+    pub fn hashed(hash: u64, impression_id: &'a [u8], user_id: &'a [u8]) -> ImpressionKey<'a> {
+        ImpressionKey { impression_id, user_id, hash }
+    }
+
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
 }
 
 pub(super) trait Hold {
@@ -188,12 +197,6 @@ impl<T: Hold> Held<T> {
                 *entry.get_mut() = next;
             }
         }
-    }
-}
-
-impl ImpressionKey<'_> {
-    pub fn hash(&self) -> u64 {
-        self.hash
     }
 }
 

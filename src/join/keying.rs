@@ -16,11 +16,17 @@ pub(super) struct KeyingCheck {
     /// Since the group began.
     mis_keyed: u64,
     keys: Vec<Bytes>,
+    is_over: bool,
 }
 
 impl KeyingCheck {
     pub fn new(mis_keyed: u64) -> KeyingCheck {
-        KeyingCheck { mis_keyed, keys: Vec::new() }
+        KeyingCheck { mis_keyed, ..KeyingCheck::default() }
+    }
+
+    /// Whether the sample lies behind: a record that is not mis-keyed need not be shown any more.
+    pub fn is_over(&self) -> bool {
+        self.is_over
     }
 
     pub fn mis_keyed(&self) -> u64 {
@@ -41,6 +47,7 @@ impl KeyingCheck {
         self.mis_keyed += u64::from(is_mis_keyed);
         if number > config.mis_keyed_sample_records {
             self.keys = Vec::new();
+            self.is_over = true;
             return Ok(());
         }
         if self.keys.len() < SAMPLE_KEYS {

@@ -1,5 +1,7 @@
 //! The records that the join emits, ready to be produced.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use prost::Message;
 
@@ -47,12 +49,27 @@ pub struct Output {
     pub kind: OutputKind,
     /// The user id; of late records and dead letters the original key.
     pub key: Option<Bytes>,
-    /// An encoded message; of late records and dead letters the original value.
-    pub payload: Option<Bytes>,
+    /// Event time of a message: of the response, of the newer of both responses of a pair, of the last view of
+    /// a group.
+    pub event_time_ms: Option<i64>,
+    content: Content,
     /// Those of [`contract::headers`](crate::contract) that this kind carries.
     pub headers: Vec<(&'static str, Bytes)>,
     /// Of late records and dead letters: the input and the value of the header `reason`.
     pub reason: Option<(Side, &'static str)>,
+}
+
+/// What is encoded only when somebody asks for it.
+#[derive(Debug, Clone, PartialEq)]
+enum Content {
+    Bytes(Option<Bytes>),
+    Pair(envelope::PreferencePair),
+    Group {
+        group: Group,
+        /// Where the views came from.
+        topic: Arc<str>,
+        partition: i32,
+    },
 }
 
 /// What the join wants done, in order. The caller takes the outputs and may reuse the value.
@@ -63,40 +80,56 @@ pub struct Effects {
 }
 
 impl Output {
+    /// An encoded message; of late records and dead letters the original value.
+    pub fn payload(&self) -> Option<Bytes> {
+        match &self.content {
+            Content::Bytes(bytes) => bytes.clone(),
+            Content::Pair(pair) => Some(pair.encode_to_vec().into()),
+            Content::Group { group, topic, partition } => Some(encoded(group, topic, *partition)),
+        }
+    }
+
     /// A message of the contract, keyed by user.
-    fn message(kind: OutputKind, user_id: Bytes, encoded: Bytes) -> Output {
-        let headers = vec![(headers::CONTRACT_VERSION, Bytes::from_static(CONTRACT_VERSION.as_bytes()))];
-        Output { kind, key: Some(user_id), payload: Some(encoded), headers, reason: None }
+    fn message(kind: OutputKind, user_id: Bytes, event_time_ms: i64, content: Content) -> Output {
+        let (key, event_time_ms) = (Some(user_id), Some(event_time_ms));
+        Output { kind, key, event_time_ms, content, headers: of_contract(), reason: None }
     }
 
-    pub(super) fn labelled_view(user_id: Bytes, encoded: Bytes) -> Output {
-        Output::message(OutputKind::LabelledView, user_id, encoded)
+    /// One that was read back from its topic; its event time is not looked at.
+    pub(crate) fn stored(kind: OutputKind, key: Option<Bytes>, payload: Option<Bytes>) -> Output {
+        let event_time_ms = None;
+        Output {
+            kind,
+            key,
+            event_time_ms,
+            content: Content::Bytes(payload),
+            headers: of_contract(),
+            reason: None,
+        }
     }
 
-    pub(super) fn preference_pair(user_id: Bytes, pair: &envelope::PreferencePair) -> Output {
-        Output::message(OutputKind::PreferencePair, user_id, pair.encode_to_vec().into())
+    pub(super) fn labelled_view(user_id: Bytes, event_time_ms: i64, encoded: Bytes) -> Output {
+        let content = Content::Bytes(Some(encoded));
+        Output::message(OutputKind::LabelledView, user_id, event_time_ms, content)
+    }
+
+    pub(super) fn preference_pair(user_id: Bytes, pair: envelope::PreferencePair) -> Output {
+        Output::message(OutputKind::PreferencePair, user_id, pair.event_time_ms, Content::Pair(pair))
     }
 
     /// `topic` and `partition`: where the views came from.
-    pub(super) fn behavior_group(group: Group, topic: &str, partition: i32) -> Output {
-        let user_id = group.user_id();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let message = envelope::BehaviorGroup {
-            request_id: text(group.request_id()),
-            user_id: text(&user_id),
-            scenario: text(group.scenario()),
-            event_time_ms: group.event_time_ms,
-            first_source: Some(Source { topic: topic.to_owned(), partition, offset: group.first_offset }),
-            views: group.into_views(),
-        };
-        Output::message(OutputKind::BehaviorGroup, user_id, message.encode_to_vec().into())
+    pub(super) fn behavior_group(group: Group, topic: Arc<str>, partition: i32) -> Output {
+        let (user_id, event_time_ms) = (group.user_id(), group.event_time_ms);
+        let content = Content::Group { group, topic, partition };
+        Output::message(OutputKind::BehaviorGroup, user_id, event_time_ms, content)
     }
 
     /// A record that came too late or was pushed out, with its original bytes.
     pub(super) fn late(origin: &Origin<'_>, key: Option<Bytes>, payload: Option<Bytes>) -> Output {
         let headers = origin.headers();
         let reason = Some((origin.side, origin.reason));
-        Output { kind: OutputKind::Late, key, payload, headers, reason }
+        let content = Content::Bytes(payload);
+        Output { kind: OutputKind::Late, key, event_time_ms: None, content, headers, reason }
     }
 
     /// A rejected record; of a longer one its first 64 KiB.
@@ -107,11 +140,30 @@ impl Output {
         Output {
             kind: OutputKind::DeadLetter,
             key: record.key.as_ref().map(cut),
-            payload: record.payload.as_ref().map(cut),
+            event_time_ms: None,
+            content: Content::Bytes(record.payload.as_ref().map(cut)),
             headers,
             reason: Some((origin.side, origin.reason)),
         }
     }
+}
+
+/// The headers of a message.
+fn of_contract() -> Vec<(&'static str, Bytes)> {
+    vec![(headers::CONTRACT_VERSION, Bytes::from_static(CONTRACT_VERSION.as_bytes()))]
+}
+
+fn encoded(group: &Group, topic: &str, partition: i32) -> Bytes {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let message = envelope::BehaviorGroup {
+        request_id: text(group.request_id()),
+        user_id: text(&group.user_id()),
+        scenario: text(group.scenario()),
+        event_time_ms: group.event_time_ms,
+        first_source: Some(Source { topic: topic.to_owned(), partition, offset: group.first_offset }),
+        views: group.views(),
+    };
+    message.encode_to_vec().into()
 }
 
 /// Where a late record or dead letter came from, and why it is one.

@@ -1,5 +1,6 @@
 //! One partition number of both inputs.
 
+mod admit;
 mod bounds;
 mod emit;
 mod replay;
@@ -8,18 +9,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::groups::{Admission, Groups};
-use super::held::ImpressionKey;
-use super::judged::{Judged, Verdict};
+use super::groups::Groups;
+use super::judged::{Judged, KeyedView, Verdict};
 use super::lateness::Arrival;
 use super::pairing::{Labelled, Pairing};
 use super::progress::Progress;
-use super::window::{Meeting, Needs, ResponseVerdict, ViewVerdict, Window};
+use super::window::Window;
 use super::{
     Config, Effects, Frontier, JoinFault, Outcome, Outcomes, Output, Position, Products, RetentionLoss, Side,
     Start,
 };
-use crate::contract::validate::{self, Response, View};
+use crate::contract::validate::Response;
 use crate::contract::{InputRecord, Rejection};
 
 /// Sizes of what is held now.
@@ -70,7 +70,7 @@ impl PartitionJoin {
         let losses = [views.loss(), responses.loss()].into_iter().flatten().cloned().collect();
         let mut join = PartitionJoin {
             window: Window::new(config.join.window_ms, config.join.allowed_lateness_ms),
-            groups: Groups::new(&config.join),
+            groups: Groups::new(&config),
             pairing: Pairing::new(&config.join),
             products: Products::default(),
             expired_ms: None,
@@ -154,39 +154,38 @@ impl PartitionJoin {
     }
 
     /// Takes the next record of `topics.behavior`.
-    pub fn on_view(&mut self, record: &InputRecord, effects: &mut Effects) -> Result<(), JoinFault> {
-        let view = validate::behavior(record, &self.config.limits);
-        self.take_view(record, view, effects)
+    pub fn on_view(&mut self, record: InputRecord, effects: &mut Effects) -> Result<(), JoinFault> {
+        self.on_judged(Judged::new(&self.config, Side::Views, record), effects)
     }
 
     /// Takes the next record of `topics.responses`.
-    pub fn on_response(&mut self, record: &InputRecord, effects: &mut Effects) -> Result<(), JoinFault> {
-        let response = validate::response(record, &self.config.limits);
-        self.take_response(record, response, effects)
+    pub fn on_response(&mut self, record: InputRecord, effects: &mut Effects) -> Result<(), JoinFault> {
+        self.on_judged(Judged::new(&self.config, Side::Responses, record), effects)
     }
 
     /// Takes the next record of either input, which was validated with this join's configuration.
     pub fn on_judged(&mut self, judged: Judged, effects: &mut Effects) -> Result<(), JoinFault> {
         match judged.verdict {
-            Verdict::View(view) => self.take_view(&judged.record, view, effects),
-            Verdict::Response(response) => self.take_response(&judged.record, response, effects),
+            Verdict::View(view) => self.take_view(judged.record, view, effects),
+            Verdict::Response(response) => self.take_response(judged.record, response, effects),
         }
     }
 
     fn take_view(
         &mut self,
-        record: &InputRecord,
-        view: Result<View, Rejection>,
+        record: InputRecord,
+        view: Result<KeyedView, Rejection>,
         effects: &mut Effects,
     ) -> Result<(), JoinFault> {
-        self.views.begin(record, &self.config.topics.behavior)?;
+        self.views.begin(record.offset, &self.config.topics.behavior)?;
         match view {
             Ok(view) => {
-                self.admit_view(record, view, effects);
-                self.check_keying(Side::Views, record, None)?;
+                self.admit_view(&record, view, effects);
+                self.check_keying(Side::Views, &record, None)?;
             }
-            Err(rejection) => self.reject(Side::Views, record, &rejection, effects)?,
+            Err(rejection) => self.reject(Side::Views, &record, &rejection, effects)?,
         }
+        self.views.remember(record);
         self.expire();
         self.evict_views(effects);
         self.end_replay()
@@ -194,18 +193,19 @@ impl PartitionJoin {
 
     fn take_response(
         &mut self,
-        record: &InputRecord,
+        record: InputRecord,
         response: Result<Response, Rejection>,
         effects: &mut Effects,
     ) -> Result<(), JoinFault> {
-        self.responses.begin(record, &self.config.topics.responses)?;
+        self.responses.begin(record.offset, &self.config.topics.responses)?;
         match response {
             Ok(response) => {
-                self.admit_response(record, response, effects);
-                self.check_keying(Side::Responses, record, None)?;
+                self.admit_response(&record, response, effects);
+                self.check_keying(Side::Responses, &record, None)?;
             }
-            Err(rejection) => self.reject(Side::Responses, record, &rejection, effects)?,
+            Err(rejection) => self.reject(Side::Responses, &record, &rejection, effects)?,
         }
+        self.responses.remember(record);
         self.expire();
         self.evict_responses(effects);
         self.end_replay()
@@ -296,7 +296,7 @@ impl PartitionJoin {
         record: &InputRecord,
         rejection: Option<&Rejection>,
     ) -> Result<(), JoinFault> {
-        if self.is_replaying {
+        if self.is_replaying || (rejection.is_none() && self.progress(side).keying.is_over()) {
             return Ok(());
         }
         let (waiting, config) = (self.waiting(side), Arc::clone(&self.config));
@@ -338,83 +338,6 @@ impl PartitionJoin {
             Output::late(&origin, record.key.clone(), record.payload.clone())
         });
         false
-    }
-
-    fn admit_view(&mut self, record: &InputRecord, view: View, effects: &mut Effects) {
-        let lateness_ms = self.config.join.allowed_lateness_ms;
-        let arrival = self.views.clock.arrive(record.offset, view.event_time_ms, lateness_ms);
-        self.close_groups(effects);
-        if !self.is_in_time(Side::Views, arrival, record, effects) {
-            return;
-        }
-        let payload = view.payload.clone();
-        let key = ImpressionKey::new(view.impression_id.of(&payload), view.user_id.of(&payload));
-        let mut needs = Needs { views: &mut self.views.index, responses: &mut self.responses.index };
-        let group_until_ms = self.groups.ends_at(&view);
-        let meeting = self.window.meet(&key, view.event_time_ms, group_until_ms, &mut needs);
-        let is_grouped_before = meeting != Meeting::Repeated && !self.group_view(record.offset, &view);
-        if !self.config.is_eligible(&view) {
-            let is_duplicate = meeting == Meeting::Repeated || is_grouped_before;
-            let outcome = if is_duplicate { Outcome::Duplicate } else { Outcome::Ineligible };
-            return self.views.count(outcome, 1);
-        }
-        self.products.views_again_in_group += u64::from(is_grouped_before);
-        let mut needs = Needs { views: &mut self.views.index, responses: &mut self.responses.index };
-        match self.window.on_view(record.offset, view, &key, meeting, &mut needs) {
-            ViewVerdict::Waiting => {}
-            ViewVerdict::Duplicate => self.views.count(Outcome::Duplicate, 1),
-            ViewVerdict::Matched { response_offset, response, duplicates } => {
-                self.views.count(Outcome::Matched, 1);
-                let waiting = self.window.waiting_responses();
-                self.responses.settle(Outcome::Matched, waiting);
-                (0..duplicates).for_each(|_| self.responses.settle(Outcome::Duplicate, waiting));
-                self.label(payload, record.offset, &response, response_offset, effects);
-            }
-        }
-    }
-
-    fn admit_response(&mut self, record: &InputRecord, response: Response, effects: &mut Effects) {
-        let lateness_ms = self.config.join.allowed_lateness_ms;
-        let arrival = self.responses.clock.arrive(record.offset, response.event_time_ms, lateness_ms);
-        if !self.is_in_time(Side::Responses, arrival, record, effects) {
-            return;
-        }
-        let mut needs = Needs { views: &mut self.views.index, responses: &mut self.responses.index };
-        match self.window.on_response(record.offset, response.clone(), &mut needs) {
-            ResponseVerdict::Waiting => {}
-            ResponseVerdict::Duplicate => self.responses.count(Outcome::Duplicate, 1),
-            ResponseVerdict::Matched { view_offset, view } => {
-                self.responses.count(Outcome::Matched, 1);
-                self.views.settle(Outcome::Matched, self.window.waiting_views());
-                self.label(view, view_offset, &response, record.offset, effects);
-            }
-        }
-    }
-
-    /// Offers a view to its group; `false` when its impression is there already.
-    fn group_view(&mut self, offset: i64, view: &View) -> bool {
-        if self.is_closed_at_target(view) {
-            return true;
-        }
-        let stream_time_ms = self.views.clock.time_ms().unwrap_or(view.event_time_ms);
-        let admission = self.groups.admit(offset, view, stream_time_ms);
-        match admission {
-            Admission::Admitted | Admission::Again => {}
-            Admission::Unsampled => self.products.unsampled_views += 1,
-            Admission::AfterClose => self.products.views_after_group += 1,
-            Admission::Full => self.products.views_over_group += 1,
-        }
-        if matches!(admission, Admission::Admitted | Admission::Again | Admission::Full) {
-            self.views.index.need_for_group(offset, self.groups.ends_at(view));
-        }
-        admission != Admission::Again
-    }
-
-    fn close_groups(&mut self, effects: &mut Effects) {
-        let Some(stream_time_ms) = self.views.clock.time_ms() else { return };
-        while let Some(group) = self.groups.pop_ended(stream_time_ms) {
-            self.emit_group(group, effects);
-        }
     }
 
     /// The slower of both inputs.

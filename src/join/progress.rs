@@ -112,24 +112,28 @@ impl Progress {
     }
 
     /// Takes note of the next record. Its offset is at or above the position.
-    pub fn begin(&mut self, record: &InputRecord, topic: &str) -> Result<(), JoinFault> {
-        if record.offset < self.next_offset {
+    pub fn begin(&mut self, offset: i64, topic: &str) -> Result<(), JoinFault> {
+        if offset < self.next_offset {
             return Err(JoinFault::OutOfOrder {
                 topic: topic.to_owned(),
                 partition: self.partition,
-                offset: record.offset,
+                offset,
                 expected: self.next_offset,
             });
         }
-        self.index.note(record.offset, self.clock.time_ms());
-        self.next_offset = record.offset + 1;
+        self.index.note(offset, self.clock.time_ms());
+        self.next_offset = offset + 1;
+        Ok(())
+    }
+
+    /// Keeps the record that [`begin`](Self::begin) announced: it is the last, for now.
+    pub fn remember(&mut self, record: InputRecord) {
         // In a replay only the record that was committed as the last is looked at: keeping one costs.
         let last = self.target.as_ref().and_then(|target| target.last);
         self.last = match last {
             Some(last) if record.offset < last.offset => LastRecord::Known(None),
-            _ => LastRecord::Read(record.clone()),
+            _ => LastRecord::Read(record),
         };
-        Ok(())
     }
 
     /// Checks that the last record read again is the one that was consumed.

@@ -45,8 +45,8 @@ pub(crate) fn outgoing(topic: Arc<str>, partition: i32, output: Output) -> Outgo
     Outgoing {
         topic,
         partition: Some(partition),
+        payload: output.payload(),
         key: output.key,
-        payload: output.payload,
         headers: output.headers,
         timestamp_ms: None,
     }

@@ -142,11 +142,12 @@ impl Partition {
         } else {
             self.is_changed = true;
         }
+        let timestamp_ms = record.timestamp_ms;
         match side {
-            Side::Views => self.join.on_view(&record, effects)?,
-            Side::Responses => self.join.on_response(&record, effects)?,
+            Side::Views => self.join.on_view(record, effects)?,
+            Side::Responses => self.join.on_response(record, effects)?,
         }
-        Ok(record.timestamp_ms)
+        Ok(timestamp_ms)
     }
 
     /// Tells the join about inputs that were read to their end and have been silent for so long

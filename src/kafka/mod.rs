@@ -56,17 +56,18 @@ pub struct Record {
 }
 
 impl Record {
-    /// Copies a message out of librdkafka's buffers: one allocation each for key and payload.
+    /// Copies a message out of librdkafka's buffers.
     ///
     /// `topic` is the message's topic, interned by the caller (see [`TopicNames`]).
     pub(crate) fn copied(topic: Arc<str>, message: &BorrowedMessage<'_>) -> Self {
+        let (key, payload) = copied_together(message.key(), message.payload());
         Self {
             topic,
             partition: message.partition(),
             offset: message.offset(),
             timestamp_ms: message.timestamp().to_millis(),
-            key: message.key().map(Bytes::copy_from_slice),
-            payload: message.payload().map(Bytes::copy_from_slice),
+            key,
+            payload,
             headers: message.headers().map(copied_headers).unwrap_or_default(),
         }
     }
@@ -75,6 +76,14 @@ impl Record {
     pub fn header(&self, name: &str) -> Option<&Bytes> {
         self.headers.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value)
     }
+}
+
+/// Key and payload in one piece of memory, which lasts as long as either.
+fn copied_together(key: Option<&[u8]>, payload: Option<&[u8]>) -> (Option<Bytes>, Option<Bytes>) {
+    let both = [key.unwrap_or_default(), payload.unwrap_or_default()].concat();
+    let mut rest = Bytes::from(both);
+    let key = key.map(|key| rest.split_to(key.len()));
+    (key, payload.map(|_| rest))
 }
 
 fn copied_headers(headers: &impl Headers) -> Vec<(String, Bytes)> {
@@ -250,6 +259,17 @@ mod tests {
         let other = names.get("b");
         assert!(Arc::ptr_eq(&first, &names.get("a")));
         assert_eq!(&*other, "b");
+    }
+
+    #[test]
+    fn a_copied_record_has_its_key_and_its_payload_or_none() {
+        let parts: [Option<&[u8]>; 4] = [None, Some(b""), Some(b"k"), Some(b"payload")];
+        for key in parts {
+            for payload in parts {
+                let (copied_key, copied_payload) = copied_together(key, payload);
+                assert_eq!((copied_key.as_deref(), copied_payload.as_deref()), (key, payload));
+            }
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! log does not hold any more is an error that names it, never a reset.
 
 mod feeds;
+mod queue;
 mod reading;
 
 use std::cell::RefCell;
@@ -224,6 +225,25 @@ impl LogReader {
                 Ok(())
             }
         }
+    }
+
+    /// An error of one partition, of which `next` is the offset to go on from.
+    fn on_feed_error(
+        &self,
+        topic: &Arc<str>,
+        partition: i32,
+        next: i64,
+        code: Code,
+    ) -> Result<(), ReadError> {
+        let error = KafkaError::MessageConsumption(code);
+        if !matches!(code, Code::AutoOffsetReset | Code::OffsetOutOfRange) {
+            return self.on_error(&error);
+        }
+        let (low, high) = self.watermarks(topic, partition)?;
+        if (low..=high).contains(&next) {
+            return Err(client_error(&self.client, &error));
+        }
+        Err(ReadError::OffsetGone { topic: Arc::clone(topic), partition, offset: next, low, high })
     }
 
     /// The assigned partition whose position its log does not hold; librdkafka does not name it.

@@ -119,17 +119,19 @@ fn give(
         payload: delivery.payload.clone(),
     };
     match delivery.input {
-        Input::Behavior => join.on_view(&record, effects)?,
-        Input::Responses => join.on_response(&record, effects)?,
+        Input::Behavior => join.on_view(record, effects)?,
+        Input::Responses => join.on_response(record, effects)?,
     }
     Ok(())
 }
 
 fn sample(output: &Output) -> Result<Option<sample::Sample>, SimulateError> {
-    let payload = output.payload.clone().unwrap_or_default();
+    let payload = || output.payload().unwrap_or_default();
     Ok(match output.kind {
-        OutputKind::PreferencePair => Some(sample::Sample::PreferencePair(PreferencePair::decode(payload)?)),
-        OutputKind::BehaviorGroup => Some(sample::Sample::BehaviorGroup(BehaviorGroup::decode(payload)?)),
+        OutputKind::PreferencePair => {
+            Some(sample::Sample::PreferencePair(PreferencePair::decode(payload())?))
+        }
+        OutputKind::BehaviorGroup => Some(sample::Sample::BehaviorGroup(BehaviorGroup::decode(payload())?)),
         OutputKind::LabelledView | OutputKind::Late | OutputKind::DeadLetter => None,
     })
 }

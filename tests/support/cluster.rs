@@ -167,6 +167,11 @@ impl Cluster {
         });
     }
 
+    /// Bytes that brokers have sent to clients through a door so far.
+    pub fn sent_through(&self, door: usize) -> u64 {
+        self.doors[door].sent()
+    }
+
     /// Cuts every connection through a door as a pulled cable does: nothing flows either way, no
     /// connection ends, new ones are accepted and lead nowhere.
     pub fn cut(&self, door: usize) {

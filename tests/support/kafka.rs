@@ -147,7 +147,21 @@ impl Kafka {
     /// Creates a topic with settings of its own, and waits until the broker serves it.
     pub fn create_topic_with(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) {
         let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(self.replicas));
-        let topic = settings.iter().fold(topic, |topic, (key, value)| topic.set(key, value));
+        self.create(settings.iter().fold(topic, |topic, (key, value)| topic.set(key, value)));
+    }
+
+    /// Creates a topic that keeps records of any age, each partition on one broker alone: on the one with
+    /// this number, from 0.
+    pub fn create_topic_on(&self, name: &str, brokers: &[i32]) {
+        let ids: Vec<[i32; 1]> = brokers.iter().map(|broker| [broker + 1]).collect();
+        let ids: Vec<&[i32]> = ids.iter().map(|id| &id[..]).collect();
+        let partitions = i32::try_from(ids.len()).expect("a small number");
+        let topic = NewTopic::new(name, partitions, TopicReplication::Variable(&ids));
+        self.create(topic.set("retention.ms", "-1"));
+    }
+
+    fn create(&self, topic: NewTopic<'_>) {
+        let (name, partitions) = (topic.name, topic.num_partitions);
         let options = AdminOptions::new().operation_timeout(Some(ANSWER_WITHIN));
         let admin = self.admin();
         let results = block_on(admin.create_topics([&topic], &options));

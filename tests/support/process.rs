@@ -87,6 +87,13 @@ impl Easq {
         is_frozen(&self.child)
     }
 
+    /// The most memory that it has had, in bytes, as `proc_pid_status(5)` gives it; 0 when it has ended.
+    pub fn peak_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+        peak.map_or(0, |kib| kib.trim().parse::<u64>().expect("a number") << 10)
+    }
+
     /// What the system calls it.
     pub fn id(&self) -> u32 {
         self.child.id()

@@ -1,6 +1,8 @@
 //! What the join emits. In a replay that is nothing: what two records below the committed offsets
 //! gave was emitted before, in whatever order they were read.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use prost::Message;
 
@@ -49,14 +51,15 @@ impl PartitionJoin {
         };
         let encoded = Bytes::from(message.encode_to_vec());
         let user_id = response.user_id.share(&response.payload);
-        effects.outputs.push(Output::labelled_view(user_id.clone(), encoded.clone()));
+        let event_time_ms = response.event_time_ms;
+        effects.outputs.push(Output::labelled_view(user_id.clone(), event_time_ms, encoded.clone()));
         self.products.labelled_views += 1;
         let labelled = Labelled::decode(encoded).expect("a labelled view of two valid records can be read");
         for pair in self.pairing.pairs_of(&labelled) {
             let is_same_user = pair.scope() == PairScope::SameUser;
             self.products.user_pairs += u64::from(is_same_user);
             self.products.scenario_pairs += u64::from(!is_same_user);
-            effects.outputs.push(Output::preference_pair(user_id.clone(), &pair));
+            effects.outputs.push(Output::preference_pair(user_id.clone(), pair));
         }
     }
 
@@ -67,6 +70,8 @@ impl PartitionJoin {
         }
         self.products.groups += 1;
         self.products.grouped_views += group.len() as u64;
-        self.emit(effects, || Output::behavior_group(group, &self.config.topics.behavior, self.partition));
+        self.emit(effects, || {
+            Output::behavior_group(group, Arc::clone(&self.config.behavior_topic), self.partition)
+        });
     }
 }

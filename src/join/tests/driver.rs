@@ -87,8 +87,8 @@ impl Driver {
         let next = log.partition_point(|record| record.offset < self.join.read_from(side));
         let Some(record) = log.get(next) else { return false };
         let taken = match side {
-            Side::Views => self.join.on_view(record, &mut self.effects),
-            Side::Responses => self.join.on_response(record, &mut self.effects),
+            Side::Views => self.join.on_view(record.clone(), &mut self.effects),
+            Side::Responses => self.join.on_response(record.clone(), &mut self.effects),
         };
         taken.unwrap();
         let consumed = (next + 1) as u64;
@@ -117,7 +117,7 @@ impl Driver {
         self.join = PartitionJoin::new(Arc::clone(&self.config), 0, views, responses);
         let labelled = self.committed.iter().filter(|output| output.kind == OutputKind::LabelledView);
         for (offset, output) in (0..).zip(labelled) {
-            self.join.on_labelled_tail(offset, output.payload.as_ref().unwrap()).unwrap();
+            self.join.on_labelled_tail(offset, &output.payload().unwrap()).unwrap();
         }
         for turn in 0.. {
             if !self.join.is_replaying() {

@@ -29,7 +29,7 @@ fn join_with(settings: &Settings, views: &[TestView], responses: &[TestResponse]
 }
 
 fn decode<M: Message + Default>(driver: &Driver, kind: OutputKind) -> Vec<M> {
-    driver.outputs(kind).map(|output| M::decode(output.payload.clone().unwrap()).unwrap()).collect()
+    driver.outputs(kind).map(|output| M::decode(output.payload().unwrap()).unwrap()).collect()
 }
 
 fn header<'a>(output: &'a Output, name: &str) -> &'a str {
@@ -123,7 +123,7 @@ fn a_late_response_goes_to_the_late_topic_as_it_was() {
     assert_eq!(matches(&driver), []);
     let late: Vec<_> = driver.outputs(OutputKind::Late).collect();
     let record = &response_records(&responses)[1];
-    assert_eq!((&late[0].key, &late[0].payload), (&record.key, &record.payload));
+    assert_eq!((&late[0].key, late[0].payload()), (&record.key, record.payload.clone()));
     assert_eq!(header(late[0], "reason"), "late");
     assert_eq!(header(late[0], "topic"), "questionnaire-responses");
     assert_eq!((header(late[0], "partition"), header(late[0], "offset")), ("0", "3"));
@@ -148,7 +148,7 @@ fn the_dead_letter_of_an_oversized_record_carries_its_first_64_kib() {
     let mut driver = Driver::new(config(&settings()), records, Vec::new());
     driver.finish();
     assert_eq!(header(&driver.committed[0], "reason"), "too_large");
-    assert_eq!(driver.committed[0].payload.as_ref().unwrap().len(), 65_536);
+    assert_eq!(driver.committed[0].payload().unwrap().len(), 65_536);
 }
 
 #[test]
@@ -324,7 +324,7 @@ fn many_mis_keyed_first_records_are_a_fault() {
     let records = view_records(&vec![view(1, 100); 10]);
     let taken: Vec<_> = records
         .into_iter()
-        .map(|record| join.on_view(&InputRecord { key: None, ..record }, &mut effects))
+        .map(|record| join.on_view(InputRecord { key: None, ..record }, &mut effects))
         .collect();
     assert!(taken[..5].iter().all(Result::is_ok), "5 of the first 100 may be");
     let Err(JoinFault::MisKeyed { mis_keyed: 6, records: 6, topic, .. }) = &taken[5] else {
@@ -337,7 +337,7 @@ fn many_mis_keyed_first_records_are_a_fault() {
 fn an_offset_that_comes_again_is_a_fault() {
     let mut join = PartitionJoin::new(config(&settings()), 0, Start::At(0), Start::At(0));
     let record = &view_records(&[view(1, 100)])[0];
-    join.on_view(record, &mut Effects::default()).unwrap();
-    let fault = join.on_view(record, &mut Effects::default()).unwrap_err();
+    join.on_view(record.clone(), &mut Effects::default()).unwrap();
+    let fault = join.on_view(record.clone(), &mut Effects::default()).unwrap_err();
     assert!(matches!(fault, JoinFault::OutOfOrder { offset: 0, expected: 1, .. }), "{fault}");
 }

@@ -120,8 +120,8 @@ fn a_topic_that_was_created_again_is_a_fault() {
     let resume = |state: &InputState| Start::Resume { state: state.clone(), low_watermark: 0 };
     let mut join = PartitionJoin::new(config(&settings()), 0, resume(&views), resume(&responses));
     let mut effects = Effects::default();
-    join.on_view(&view_records(&[view(2, 100)])[0], &mut effects).unwrap();
-    let fault = join.on_response(&response_records(&[response(1, 101)])[0], &mut effects).unwrap_err();
+    join.on_view(view_records(&[view(2, 100)])[0].clone(), &mut effects).unwrap();
+    let fault = join.on_response(response_records(&[response(1, 101)])[0].clone(), &mut effects).unwrap_err();
     assert!(
         matches!(&fault, JoinFault::TopicChanged { topic, offset: 0, .. } if topic == "behavior-log"),
         "{fault}"
@@ -138,7 +138,7 @@ fn a_replay_takes_up_no_group_that_was_closed_before_the_commit() {
     let resume = |state: InputState| Start::Resume { state, low_watermark: 0 };
     let mut join = PartitionJoin::new(config(&settings()), 0, resume(views_state), resume(responses_state));
     for (record, open_groups) in view_records(&views).iter().zip([0, 0, 1]) {
-        join.on_view(record, &mut Effects::default()).unwrap();
+        join.on_view(record.clone(), &mut Effects::default()).unwrap();
         assert_eq!(join.gauges().open_groups, open_groups);
     }
 }
@@ -151,7 +151,7 @@ fn a_side_that_has_caught_up_waits_for_the_replay_of_the_other() {
     let resume = |state: InputState| Start::Resume { state, low_watermark: 0 };
     let mut join = PartitionJoin::new(config(&settings()), 0, resume(views), resume(responses));
     assert!(join.is_replaying());
-    join.on_response(&response_records(&[response(1, 101)])[0], &mut Effects::default()).unwrap();
+    join.on_response(response_records(&[response(1, 101)])[0].clone(), &mut Effects::default()).unwrap();
     assert!(!join.may_read(Side::Responses, false));
     assert!(join.may_read(Side::Views, true));
 }
@@ -171,9 +171,9 @@ fn the_check_of_the_keys_goes_on_after_a_restart() {
             let again = join.read_from(Side::Views);
             let mut again_record = record.clone();
             again_record.offset = again;
-            join.on_view(&again_record, &mut Effects::default()).unwrap();
+            join.on_view(again_record.clone(), &mut Effects::default()).unwrap();
         }
-        fault = join.on_view(&record, &mut Effects::default()).err();
+        fault = join.on_view(record.clone(), &mut Effects::default()).err();
         if fault.is_some() {
             break;
         }

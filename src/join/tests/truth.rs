@@ -15,7 +15,7 @@ use crate::join::{Outcome, Outcomes, OutputKind, Side};
 use crate::settings::Settings;
 
 fn labelled_views(driver: &Driver) -> Vec<LabelledView> {
-    let payloads = driver.outputs(OutputKind::LabelledView).map(|output| output.payload.clone().unwrap());
+    let payloads = driver.outputs(OutputKind::LabelledView).map(|output| output.payload().unwrap());
     payloads.map(|payload| LabelledView::decode(payload).unwrap()).collect()
 }
 
@@ -31,7 +31,7 @@ fn offset_of(source: &Option<crate::contract::v1::Source>) -> i64 {
 fn groups(driver: &Driver, views: &[TestView]) -> BTreeSet<GroupViews> {
     let mut groups = BTreeSet::new();
     for output in driver.outputs(OutputKind::BehaviorGroup) {
-        let group = BehaviorGroup::decode(output.payload.clone().unwrap()).unwrap();
+        let group = BehaviorGroup::decode(output.payload().unwrap()).unwrap();
         let request_time_ms = group.views[0].request_time_ms;
         // The views of a group come in offset order; an offset is found by the record's bytes.
         let records = view_records(views);
@@ -54,8 +54,7 @@ fn groups(driver: &Driver, views: &[TestView]) -> BTreeSet<GroupViews> {
 
 fn pairs(driver: &Driver) -> Vec<PairViews> {
     let decode = |payload| PreferencePair::decode(payload).unwrap();
-    let pairs =
-        driver.outputs(OutputKind::PreferencePair).map(|output| decode(output.payload.clone().unwrap()));
+    let pairs = driver.outputs(OutputKind::PreferencePair).map(|output| decode(output.payload().unwrap()));
     pairs
         .map(|pair| {
             let (chosen, rejected) = (pair.chosen.as_ref().unwrap(), pair.rejected.as_ref().unwrap());

@@ -4,10 +4,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::consumer::base_consumer::PartitionQueue;
+use bytes::BytesMut;
+use rdkafka::consumer::Consumer;
+use rdkafka::error::RDKafkaErrorCode as Code;
 
-use super::{Context, LogReader, Polled, ReadError};
-use crate::kafka::Record;
+use super::queue::{Message, Queue, Queued};
+use super::{LogReader, ReadError};
+use crate::contract::InputRecord;
 use crate::settings;
 
 /// What librdkafka may fetch ahead in all, shared by the partitions.
@@ -15,6 +18,8 @@ const AHEAD_KIB: usize = 256 << 10;
 const MAX_AHEAD_KIB: usize = 64 << 10;
 const MIN_AHEAD_KIB: usize = 1 << 10;
 const MAX_FETCH_KIB: usize = 4 << 10;
+/// Records are copied into pieces of memory of this size, which last as long as any record in them.
+const PIECE_BYTES: usize = 32 << 10;
 
 /// Offsets of a partition, from the first one up to and without the last.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,8 +37,8 @@ pub struct Stretch {
 /// What a partition has next.
 #[derive(Debug)]
 pub enum Fed {
-    /// The record that follows.
-    Record(Record),
+    /// The record that follows. It shares its memory with its neighbors: who keeps few of many copies them.
+    Record(InputRecord),
     /// There is no committed record before the end any more.
     End,
     /// Nothing yet.
@@ -44,17 +49,22 @@ pub enum Fed {
 /// fetched ahead of a partition is bounded by itself, so one that is slow does not make the others
 /// pile up. Belongs to no group and commits nothing. Used by one thread.
 pub struct Feeds {
-    // Before the reader: a queue must not outlive the client that it is a part of.
     feeds: Vec<Feed>,
     reader: LogReader,
 }
 
 struct Feed {
     stretch: Stretch,
-    queue: PartitionQueue<Context>,
-    /// Records that came before the partition had a queue of its own.
-    early: VecDeque<Record>,
+    queue: Queue,
+    piece: BytesMut,
+    /// Taken out of the queue, and not handed out.
+    ready: VecDeque<InputRecord>,
+    /// Came behind what is ready.
+    error: Option<Code>,
+    /// The offset behind the last record that was handed out.
     next: i64,
+    /// There is no committed record between those that are ready and this offset.
+    reached: i64,
 }
 
 impl Feeds {
@@ -73,19 +83,22 @@ impl Feeds {
             ("fetch.wait.max.ms", "20"),
         ];
         let mut reader = LogReader::tuned(kafka, client, &tuning)?;
-        let assigned: Vec<_> =
-            stretches.iter().map(|stretch| (&*stretch.topic, stretch.partition, stretch.from)).collect();
-        reader.assign(&assigned)?;
-        let mut feeds = Vec::with_capacity(stretches.len());
-        for stretch in stretches {
-            let queue = reader.consumer.split_partition_queue(&stretch.topic, stretch.partition);
+        let assigned: Vec<(Arc<str>, i32, i64)> = stretches
+            .iter()
+            .map(|stretch| (Arc::clone(&stretch.topic), stretch.partition, stretch.from))
+            .collect();
+        let feed = |stretch: Stretch| {
+            let queue = Queue::split(&reader.consumer, &stretch.topic, stretch.partition);
             let queue = queue.ok_or_else(|| ReadError::UnknownTopic { topic: stretch.topic.to_string() })?;
-            feeds.push(Feed { next: stretch.from, stretch, queue, early: VecDeque::new() });
-        }
-        let mut feeds = Self { feeds, reader };
-        // Nothing comes here after the split but what is no record.
-        while feeds.serve()? {}
-        Ok(feeds)
+            let (next, reached) = (stretch.from, stretch.from);
+            let (piece, ready) = (BytesMut::new(), VecDeque::new());
+            Ok(Feed { stretch, queue, piece, ready, error: None, next, reached })
+        };
+        let feeds = stretches.into_iter().map(feed).collect::<Result<_, ReadError>>()?;
+        let assigned: Vec<_> =
+            assigned.iter().map(|(topic, number, from)| (&**topic, *number, *from)).collect();
+        reader.assign(&assigned)?;
+        Ok(Self { feeds, reader })
     }
 
     /// The next record of the stretch with this number, waiting for it for up to `timeout`.
@@ -97,63 +110,73 @@ impl Feeds {
         if feed.next >= feed.stretch.end {
             return Ok(Fed::End);
         }
-        if let Some(record) = feed.early.pop_front() {
-            return Ok(feed.take(record));
-        }
-        match self.reader.polled(feed.queue.poll(timeout))? {
-            Polled::Record(record) => Ok(feed.take(record)),
-            // Behind the last record there are only control records and aborted ones; but the end that a
-            // new leader sees may lie before the one that the old leader has told.
-            Polled::End => Ok(self.end(number)),
-            Polled::Nothing => {
-                self.serve()?;
-                Ok(self.end(number))
+        if feed.ready.is_empty() && feed.error.is_none() {
+            if feed.refill(timeout) {
+                self.reader.consumer.context().connection.note_up();
+            } else {
+                // What concerns no single partition.
+                self.reader.next(Duration::ZERO)?;
             }
         }
-    }
-
-    /// Whether nothing but control records lay before the end of a stretch.
-    fn end(&mut self, number: usize) -> Fed {
-        let feed = &mut self.feeds[number];
-        let reached = self.reader.reached(&feed.stretch.topic, feed.stretch.partition);
-        // What came early may wait still.
-        if !feed.early.is_empty() || reached.is_none_or(|reached| reached < feed.stretch.end) {
-            return Fed::Nothing;
+        match (feed.ready.pop_front(), feed.error) {
+            (Some(record), _) => Ok(feed.hand_out(record)),
+            (None, Some(error)) => {
+                feed.error = None;
+                let Feed { stretch, next, .. } = feed;
+                self.reader.on_feed_error(&stretch.topic, stretch.partition, *next, error)?;
+                Ok(Fed::Nothing)
+            }
+            // Behind the last record there are only control records and aborted ones; but the end that a
+            // new leader sees may lie before the one that the old leader has told.
+            (None, None) if feed.reached >= feed.stretch.end => {
+                feed.next = feed.stretch.end;
+                Ok(Fed::End)
+            }
+            (None, None) => Ok(Fed::Nothing),
         }
-        feed.next = feed.stretch.end;
-        Fed::End
     }
 
     /// The offset behind the last record of a stretch that was handed out; its end, once that was told.
     pub fn next_offset(&self, number: usize) -> i64 {
         self.feeds[number].next
     }
-
-    /// Takes what concerns no single partition; false when there is nothing.
-    fn serve(&mut self) -> Result<bool, ReadError> {
-        match self.reader.next(Duration::ZERO)? {
-            Polled::Record(record) => {
-                let is_its = |feed: &&mut Feed| {
-                    feed.stretch.partition == record.partition && feed.stretch.topic == record.topic
-                };
-                if let Some(feed) = self.feeds.iter_mut().find(is_its) {
-                    feed.early.push_back(record);
-                }
-                Ok(true)
-            }
-            Polled::End => Ok(true),
-            Polled::Nothing => Ok(false),
-        }
-    }
 }
 
 impl Feed {
-    fn take(&mut self, record: Record) -> Fed {
+    /// Takes what has been fetched, or waits for it; false when nothing came.
+    fn refill(&mut self, timeout: Duration) -> bool {
+        let Self { stretch, queue, piece, ready, error, reached, .. } = self;
+        queue.take(timeout, |queued| match queued {
+            Queued::Message(message) => ready.push_back(copied(piece, stretch.partition, &message)),
+            Queued::End(offset) => *reached = offset.max(*reached),
+            Queued::Error(code) => *error = Some(code),
+        })
+    }
+
+    fn hand_out(&mut self, record: InputRecord) -> Fed {
         if record.offset >= self.stretch.end {
             self.next = self.stretch.end;
             return Fed::End;
         }
         self.next = record.offset + 1;
         Fed::Record(record)
+    }
+}
+
+fn copied(piece: &mut BytesMut, partition: i32, message: &Message<'_>) -> InputRecord {
+    let (key, payload) = (message.key.unwrap_or_default(), message.payload.unwrap_or_default());
+    let bytes = key.len() + payload.len();
+    if bytes > piece.capacity() {
+        *piece = BytesMut::with_capacity(bytes.max(PIECE_BYTES));
+    }
+    piece.extend_from_slice(key);
+    piece.extend_from_slice(payload);
+    let mut rest = piece.split().freeze();
+    InputRecord {
+        partition,
+        offset: message.offset,
+        timestamp_ms: message.timestamp_ms,
+        key: message.key.map(|key| rest.split_to(key.len())),
+        payload: message.payload.map(|_| rest),
     }
 }

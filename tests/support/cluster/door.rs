@@ -2,6 +2,8 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,6 +20,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A way from clients to servers. All its connections flow, stand still or end together.
 pub struct Door {
     state: watch::Sender<State>,
+    /// Bytes from servers to clients.
+    sent: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -38,15 +42,21 @@ enum Flow {
 impl Door {
     /// An open door that leads nowhere yet.
     pub fn new() -> Self {
-        Self { state: watch::Sender::new(State { flow: Flow::Open, refusals: 0 }) }
+        let state = watch::Sender::new(State { flow: Flow::Open, refusals: 0 });
+        Self { state, sent: Arc::default() }
     }
 
     /// Leads a port of its own to `server`, for as long as the runtime lasts.
     pub fn lead_to(&self, server: SocketAddr, network: &Runtime) -> SocketAddr {
         let bound = network.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).expect("a free port");
         let address = bound.local_addr().expect("a bound address");
-        network.spawn(serve(bound, server, self.state.subscribe()));
+        network.spawn(serve(bound, server, self.state.subscribe(), Arc::clone(&self.sent)));
         address
+    }
+
+    /// Bytes that servers have sent to clients so far.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
     }
 
     /// Bytes stop flowing both ways. Connections stay open, and new ones are accepted but lead
@@ -69,17 +79,22 @@ impl Door {
     }
 }
 
-async fn serve(listener: TcpListener, server: SocketAddr, state: watch::Receiver<State>) {
+async fn serve(
+    listener: TcpListener,
+    server: SocketAddr,
+    state: watch::Receiver<State>,
+    sent: Arc<AtomicU64>,
+) {
     loop {
         match listener.accept().await {
-            Ok((client, _)) => drop(tokio::spawn(connect(client, server, state.clone()))),
+            Ok((client, _)) => drop(tokio::spawn(connect(client, server, state.clone(), Arc::clone(&sent)))),
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
     }
 }
 
 /// Carries one connection to its end. Dropping what is left of it closes both sides.
-async fn connect(client: TcpStream, server: SocketAddr, state: watch::Receiver<State>) {
+async fn connect(client: TcpStream, server: SocketAddr, state: watch::Receiver<State>, sent: Arc<AtomicU64>) {
     let accepted = *state.borrow();
     let mut of_refusal = state.clone();
     let refused =
@@ -88,7 +103,7 @@ async fn connect(client: TcpStream, server: SocketAddr, state: watch::Receiver<S
         biased;
         _ = refused => {}
         // A connection that fails ends on both sides, which is all there is to say of it.
-        _ = exchange(client, server, state) => {}
+        _ = exchange(client, server, state, sent) => {}
     }
 }
 
@@ -96,6 +111,7 @@ async fn exchange(
     client: TcpStream,
     server: SocketAddr,
     mut state: watch::Receiver<State>,
+    sent: Arc<AtomicU64>,
 ) -> io::Result<()> {
     let is_open = state.wait_for(|state| state.flow == Flow::Open).await.is_ok();
     if !is_open {
@@ -106,8 +122,8 @@ async fn exchange(
     server.set_nodelay(true)?;
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    let there = Way::new(from_client, to_server);
-    let back = Way::new(from_server, to_client);
+    let there = Way::new(from_client, to_server, Arc::default());
+    let back = Way::new(from_server, to_client, sent);
     tokio::try_join!(there.carry(state.clone()), back.carry(state))?;
     Ok(())
 }
@@ -119,11 +135,13 @@ struct Way {
     buffer: Box<[u8]>,
     /// What of the buffer was read and is still to be written.
     held: std::ops::Range<usize>,
+    /// Counts what was written.
+    sent: Arc<AtomicU64>,
 }
 
 impl Way {
-    fn new(from: OwnedReadHalf, to: OwnedWriteHalf) -> Self {
-        Self { from, to, buffer: vec![0; BUFFER_BYTES].into(), held: 0..0 }
+    fn new(from: OwnedReadHalf, to: OwnedWriteHalf, sent: Arc<AtomicU64>) -> Self {
+        Self { from, to, buffer: vec![0; BUFFER_BYTES].into(), held: 0..0, sent }
     }
 
     /// Carries bytes while the door is open, until this direction's end, which is passed on: the
@@ -145,7 +163,9 @@ impl Way {
             self.held = 0..self.from.read(&mut self.buffer).await?;
             return Ok(!self.held.is_empty());
         }
-        self.held.start += self.to.write(&self.buffer[self.held.clone()]).await?;
+        let written = self.to.write(&self.buffer[self.held.clone()]).await?;
+        self.held.start += written;
+        self.sent.fetch_add(written as u64, Ordering::Relaxed);
         Ok(true)
     }
 }

@@ -1,0 +1,208 @@
+//! What a replay holds, and what becomes of it, does not depend on how long the range is, how fast a
+//! partition comes, or which one comes first; and what is deleted under its feet never goes unnoticed.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use easq::kafka::Outgoing;
+use easq::kafka::producer::Producer;
+use easq::kafka::topics::Admin;
+use easq::settings::Topics;
+use easq::simulate::{self, Delivery};
+use prost::Message;
+use support::folders::names;
+use support::replays::{DEADLINE, command, replayed, text};
+use support::{Cluster, Easq, Line, eventually, view, world};
+
+const START_MS: i64 = 1_750_000_000_000;
+const HOUR_MS: i64 = 3_600_000;
+const SEED: u64 = 20_261_126;
+
+fn line(prefix: &str) -> Line {
+    Line::new(prefix).set("train.device", "cpu")
+}
+
+/// Fetches little at a time, so that what librdkafka holds hardly counts.
+fn in_small_steps(line: Line) -> Line {
+    line.set("kafka.properties.max.partition.fetch.bytes", 30_000)
+        .set("kafka.properties.queued.max.messages.kbytes", 64)
+}
+
+/// Starts a replay that freezes where `failpoint` says, and waits until it has.
+#[track_caller]
+fn frozen(line: &Line, range: (i64, i64), more: &[&str], failpoint: &str) -> Easq {
+    let process = Easq::start_with(command(line, range, more), [("FAILPOINTS", failpoint)]);
+    eventually(DEADLINE, "the replay has come to where it freezes", || process.is_frozen());
+    process
+}
+
+/// Writes records in batches of 20 kB and without compression: so what is fetched is what they weigh.
+fn write(line: &Line, records: impl IntoIterator<Item = Outgoing>) {
+    let line = line.clone().set("kafka.properties.batch.size", 20_000);
+    let settings = line.set("kafka.properties.compression.type", "none").settings();
+    let producer = Producer::new(&settings.kafka, settings.input.partitioner).expect("a producer");
+    for record in records {
+        producer.send(&record).expect("a record that is taken");
+    }
+    producer.flush(DEADLINE).expect("all records delivered");
+}
+
+fn outgoing(topics: &Topics, delivery: &Delivery) -> Outgoing {
+    let topic = match delivery.input {
+        simulate::Input::Behavior => topics.behavior.as_str(),
+        simulate::Input::Responses => topics.responses.as_str(),
+    };
+    Outgoing {
+        partition: delivery.partition,
+        key: Some(delivery.key.clone()),
+        payload: delivery.payload.clone(),
+        timestamp_ms: Some(delivery.arrived_ms),
+        ..Outgoing::to(topic)
+    }
+}
+
+/// A view of one user, in a request of its own.
+fn seen(topics: &Topics, number: i64, at_ms: i64, ids: u64) -> Outgoing {
+    let mut event = view("user", &format!("impression-{number}"), at_ms);
+    let features = event.features.as_mut().expect("a view has features");
+    features.sparse[0].ids = (0..ids).map(|id| id.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
+    Outgoing::to(topics.behavior.as_str()).key("user").payload(event.encode_to_vec()).timestamp_ms(at_ms)
+}
+
+/// The most memory that a replay of the first hours has had.
+#[track_caller]
+fn peak_bytes(line: &Line, hours: i64) -> u64 {
+    let range = (START_MS, START_MS + hours * HOUR_MS);
+    let mut process = Easq::start(command(line, range, &["--join-only"]));
+    let mut peak = 0;
+    eventually(DEADLINE, "the replay ends", || {
+        peak = process.peak_bytes().max(peak);
+        !process.is_running()
+    });
+    let status = process.wait(DEADLINE);
+    assert!(status.success(), "{}", process.output());
+    peak
+}
+
+#[test]
+fn invariant_12_memory_follows_from_the_window_and_not_from_the_range() {
+    let line = in_small_steps(line("backfill-memory"));
+    line.create_topics(1);
+    let (hours, views_per_hour) = (8, 15_000);
+    let topics = line.settings().topics;
+    let at_ms = |number: i64| START_MS + number * HOUR_MS / views_per_hour;
+    let record = |number| seen(&topics, number, at_ms(number), 230);
+    let bytes = (hours * views_per_hour).unsigned_abs() * record(0).len_bytes() as u64;
+    write(&line, (0..hours * views_per_hour).map(record));
+    let (short, long) = (peak_bytes(&line, 1), peak_bytes(&line, hours));
+    // The short range is read up to a window past its end.
+    let more = bytes * 6 / 8;
+    println!("{bytes} bytes; at the peak {short} for one hour, {long} for {hours}");
+    assert!(long < short + more / 4, "{long} bytes for {hours} hours, {short} for one");
+}
+
+/// Bytes that have come through the door, once no more come.
+#[track_caller]
+fn settled(cluster: &Cluster) -> u64 {
+    let mut seen = (cluster.sent_through(0), Instant::now());
+    eventually(DEADLINE, "nothing more is fetched", || {
+        let sent = cluster.sent_through(0);
+        // Answers that say that there is nothing new go on coming.
+        if sent > seen.0 + 10_000 {
+            seen = (sent, Instant::now());
+        }
+        seen.1.elapsed() > Duration::from_secs(3)
+    });
+    cluster.sent_through(0)
+}
+
+/// Each broker has one partition of both inputs. One that answers nothing holds its partition back, while
+/// the others could be read; which partitions come first differs from run to run.
+#[test]
+fn invariant_10_a_partition_that_comes_late_makes_no_others_pile_up_and_changes_no_byte() {
+    println!("seed {SEED}");
+    let cluster = Cluster::start(3, 1);
+    let line = in_small_steps(Line::on(cluster.kafka(), "backfill-slow").set("train.device", "cpu"));
+    let topics = line.settings().topics;
+    for topic in [&topics.behavior, &topics.responses] {
+        cluster.kafka().create_topic_on(topic, &[0, 1, 2]);
+    }
+    let deliveries = world::deliveries(&line.settings(), 60_000, 6 * HOUR_MS, SEED, 3);
+    let records = deliveries.iter().map(|delivery| outgoing(&topics, delivery));
+    let bytes = records.clone().map(|record| record.len_bytes() as u64).sum::<u64>();
+    write(&line, records);
+    let start_ms = deliveries[0].arrived_ms;
+    let range = (start_ms + HOUR_MS, start_ms + 5 * HOUR_MS);
+
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let undisturbed = dir.path().join("undisturbed.pb");
+    replayed(&line, range, &["--samples", text(&undisturbed)]);
+    let through = line.set("kafka.bootstrap_servers", cluster.door(0));
+    for broker in [0, 1] {
+        let samples = dir.path().join(format!("without-{broker}.pb"));
+        let mut process =
+            frozen(&through, range, &["--samples", text(&samples)], "backfill-planned=1*return(STOP)");
+        cluster.pause(broker);
+        let before = cluster.sent_through(0);
+        process.signal("CONT");
+        let ahead = settled(&cluster) - before;
+        assert!(process.is_running(), "it ended without a partition\n{}", process.output());
+        println!("without broker {broker}: {ahead} bytes fetched of {bytes}");
+        assert!(ahead > 60_000, "the others were not fetched");
+        assert!(ahead < bytes / 10, "{ahead} bytes were fetched ahead of {bytes}");
+        cluster.resume(broker);
+        let status = process.wait(DEADLINE);
+        assert!(status.success(), "{}", process.output());
+        same(&undisturbed, &samples);
+    }
+}
+
+#[track_caller]
+fn same(left: &Path, right: &Path) {
+    for suffix in ["pb", "pb.backfill.json"] {
+        let read = |path: &Path| fs::read(path.with_extension(suffix)).expect("a file that was written");
+        assert!(read(left) == read(right), "{} and {} differ", left.display(), right.display());
+    }
+    assert!(fs::metadata(left).expect("a file").len() > 100_000, "too few samples prove nothing");
+}
+
+#[test]
+fn what_is_deleted_while_a_replay_reads_ends_it_with_the_offsets_that_are_missing() {
+    let views = 30_000;
+    // Before the first fetch, and in the middle of the log.
+    for (failpoint, low) in
+        [("backfill-planned=1*return(STOP)", 100), ("backfill-look=2*off->1*return(STOP)", views - 10)]
+    {
+        let line = in_small_steps(line("backfill-hole"));
+        line.create_topics(1);
+        let (dir, topics) = (tempfile::tempdir().expect("a temporary folder"), line.settings().topics);
+        let topic = &topics.behavior;
+        write(&line, (0..views).map(|number| seen(&topics, number, START_MS + number * 100, 1)));
+        let (samples, model) = (dir.path().join("samples.pb"), dir.path().join("model"));
+        let outputs = ["--samples", text(&samples), "--output", text(&model)];
+        let mut process = frozen(&line, (START_MS, START_MS + views * 100), &outputs, failpoint);
+        let admin = Admin::new(&line.settings().kafka).expect("a valid configuration");
+        admin.delete_records_below(topic, 0, low).expect("deleted");
+        process.signal("CONT");
+        let status = process.wait(DEADLINE);
+        let output = process.output();
+        assert_eq!(status.code(), Some(1), "{output}");
+        let says = output.lines().last().expect("a process that fails says why");
+        assert!(says.contains(&format!("a hole: the log of '{topic}' partition 0")), "{says}");
+        let (_, hole) = says.split_once(" offsets from ").expect("the offsets");
+        let (from, rest) = hole.split_once(" up to ").expect("both offsets");
+        let from: i64 = from.parse().expect("an offset");
+        assert!(rest.starts_with(&format!("{low} ")), "{says}");
+        let lost = says.split("has lost the ").nth(1).expect("how many").split(' ').next().expect("a number");
+        assert_eq!(lost, (low - from).to_string(), "{says}");
+        if low == 100 {
+            assert_eq!(from, 0, "{says}");
+        } else {
+            assert!(2 * 4096 <= from && from < low, "{says}");
+        }
+        assert_eq!(names(dir.path()), [""; 0], "a replay that failed left something");
+    }
+}
