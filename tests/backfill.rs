@@ -6,6 +6,7 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::LazyLock;
 
 use easq::contract::v1::{
@@ -370,13 +371,17 @@ fn only_joining_writes_nothing_and_says_what_the_run_with_outputs_does() {
     let run = &*RUN;
     let (model, samples) = (run.path("to-compare"), run.path("to-compare.pb"));
     let written = run.replay(&run.line, &["--output", text(&model), "--samples", text(&samples)]);
-    let here = std::env::current_dir().expect("a folder");
     let prefix = run.line.settings().model.name;
     let prefix = prefix.trim_end_matches(".name");
-    let (before, names_before, here_before) = (state(&run.line), names_in_kafka(prefix), names(&here));
-    let only = run.replay(&run.line, &["--join-only"]);
+    let (before, names_before) = (state(&run.line), names_in_kafka(prefix));
+    let empty = tempfile::tempdir().expect("an empty disk");
+    let mut program = Command::new(env!("CARGO_BIN_EXE_easq"));
+    program.current_dir(&empty).env("HOME", empty.path()).env("TMPDIR", empty.path());
+    let only = program.args(command(&run.line, run.range, &["--join-only"])).output().expect("it starts");
+    assert!(only.status.success(), "{}", String::from_utf8_lossy(&only.stderr));
+    let only = String::from_utf8(only.stdout).expect("output is UTF-8");
     assert!(state(&run.line) == before && names_in_kafka(prefix) == names_before);
-    assert_eq!(names(&here), here_before);
+    assert_eq!(names(empty.path()), [""; 0]);
     let table = |output: &str| {
         let said = said(output);
         let from = said.find("range").expect("a table");
