@@ -54,7 +54,9 @@ impl Instance<'_> {
         };
         self.membership.start(&starts(&states))?;
         self.partitions = states;
-        events::PartitionsAssigned { instance: self.number, partitions: &partitions }.emit();
+        let inputs = &self.settings.topics;
+        let topics = [inputs.behavior.as_str(), inputs.responses.as_str()];
+        events::PartitionsAssigned { instance: self.number, partitions: &partitions, topics }.emit();
         Ok(())
     }
 

@@ -71,6 +71,7 @@ pub(crate) struct Connection {
 
 impl Connection {
     fn new(client: String) -> Self {
+        events::KafkaClientBegins { client: &client }.emit();
         Self { client, down: AtomicBool::new(false) }
     }
 

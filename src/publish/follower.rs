@@ -28,7 +28,9 @@ use crate::contract::v1;
 use crate::model::HostTensor;
 use crate::settings::Settings;
 use crate::supervise::StopToken;
-use crate::telemetry::events::{FollowerWaits, VersionFollowed, VersionFound, VersionRefused};
+use crate::telemetry::events::{
+    FollowerBegins, FollowerWaits, VersionFollowed, VersionFound, VersionRefused, VersionWanted,
+};
 
 use super::TRAINING_PREFIX;
 use super::error::{PublishError, Refusal};
@@ -162,6 +164,7 @@ impl Follower {
             refused: None,
             outage: None,
         };
+        FollowerBegins { refusals: &Refusal::ALL.map(Refusal::as_str) }.emit();
         if let Some((manifest, tensors)) = follower.folder.take_up(&settings.model.name) {
             follower.hold(&manifest, &cut(&manifest, &tensors));
             // Of these the tensors were checked, not the pages one by one.
@@ -223,6 +226,9 @@ impl Follower {
         if registry.poll(wait)? {
             // Of all that is there already only the last word counts.
             while registry.poll(Duration::ZERO)? {}
+        }
+        if let Some(version) = registry.registry.followed() {
+            VersionWanted { version }.emit();
         }
         let Some(wanted) = self.wanted() else { return Ok(None) };
         let manifest = self.manifest(wanted);

@@ -60,6 +60,8 @@ table! {
         "Records in the join window that may still match.";
     JOIN_BUFFERED_BYTES "easq_join_buffered_bytes" Gauge ["topic", "partition"]
         "Memory of the join window.";
+    JOIN_MAX_WAITING_BYTES "easq_join_max_waiting_bytes" Gauge []
+        "What it may be in each input of a partition (join.max_waiting_bytes); the oldest records are pushed out there.";
     JOIN_STREAM_TIME "easq_join_stream_time_seconds" Gauge ["topic", "partition"]
         "Greatest event time read, as Unix time.";
     JOIN_LAG_RECORDS "easq_join_lag_records" Gauge ["topic", "partition"]
@@ -168,6 +170,8 @@ table! {
 
     FOLLOWER_VERSION "easq_follower_version" Gauge []
         "Number of the version that a follower has in place.";
+    FOLLOWER_WANTED "easq_follower_wanted_version" Gauge []
+        "Number of the version that readers should follow: the pinned one, else production.";
     FOLLOWER_CREATED "easq_follower_version_created_seconds" Gauge []
         "When that version was published, as Unix time: its age is time() minus this.";
     FOLLOWER_DELAY "easq_follower_delay_seconds" Histogram []

@@ -10,10 +10,19 @@ use crate::telemetry::partitions::{self, PartitionReport};
 pub struct PartitionsAssigned<'a> {
     pub instance: usize,
     pub partitions: &'a [i32],
+    /// Both inputs.
+    pub topics: [&'a str; 2],
 }
 
 impl PartitionsAssigned<'_> {
     pub fn emit(self) {
+        for topic in self.topics {
+            for partition in self.partitions {
+                // There from 0 on: see `begin`.
+                let labels = [("topic", topic.to_owned()), ("partition", partition.to_string())];
+                counter!(names::JOINER_LOST_OFFSETS, &labels).increment(0);
+            }
+        }
         gauge!(names::JOINER_PARTITIONS, "instance" => self.instance.to_string())
             .set(self.partitions.len() as f64);
         info!(instance = self.instance, partitions = ?self.partitions, "partitions assigned");

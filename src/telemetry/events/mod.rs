@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_macros, reason = "the one place where metrics are moved")]
 
 mod backfill;
+mod begin;
 mod gate;
 mod joiner;
 mod process;
@@ -10,6 +11,7 @@ mod publish;
 mod trainer;
 
 pub use backfill::*;
+pub use begin::*;
 pub use gate::*;
 pub use joiner::*;
 pub use process::*;

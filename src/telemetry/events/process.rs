@@ -38,6 +38,18 @@ impl Failed<'_> {
     }
 }
 
+/// A Kafka client is made. It has met no trouble yet.
+pub struct KafkaClientBegins<'a> {
+    /// What the client is for.
+    pub client: &'a str,
+}
+
+impl KafkaClientBegins<'_> {
+    pub fn emit(self) {
+        gauge!(names::KAFKA_UNAVAILABLE, "client" => self.client.to_owned()).set(0.0);
+    }
+}
+
 /// A Kafka client began to retry something; emitted once per outage, not once per attempt.
 pub struct KafkaUnavailable<'a> {
     /// What the client is for, such as `joiner-0 member`.

@@ -129,6 +129,17 @@ impl VersionNotPromoted<'_> {
     }
 }
 
+/// What readers should follow, as a follower has just read it.
+pub struct VersionWanted {
+    pub version: u64,
+}
+
+impl VersionWanted {
+    pub fn emit(self) {
+        gauge!(names::FOLLOWER_WANTED).set(self.version as f64);
+    }
+}
+
 /// A follower has a version whole, and has swapped it in.
 pub struct VersionFollowed {
     pub version: u64,
