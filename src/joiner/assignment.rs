@@ -54,7 +54,8 @@ impl Instance<'_> {
         };
         self.membership.start(&starts(&states))?;
         self.partitions = states;
-        events::PartitionsAssigned { instance: self.number, partitions: &partitions }.emit();
+        let (instance, after) = (self.number, self.nothing_since.elapsed());
+        events::PartitionsAssigned { instance, partitions: &partitions, after }.emit();
         Ok(())
     }
 
@@ -94,6 +95,7 @@ impl Instance<'_> {
         let partitions = self.membership.owned();
         self.partitions.clear();
         self.must_rebuild = false;
+        self.nothing_since = Instant::now();
         events::PartitionsRevoked { instance: self.number, partitions: &partitions, lost }.emit();
     }
 
