@@ -53,6 +53,8 @@ pub struct Output {
     pub headers: Vec<(&'static str, Bytes)>,
     /// Of late records and dead letters: the input and the value of the header `reason`.
     pub reason: Option<(Side, &'static str)>,
+    /// Of labelled views: the event time of the answer, Unix milliseconds.
+    pub answered_ms: Option<i64>,
 }
 
 /// What the join wants done, in order. The caller takes the outputs and may reuse the value.
@@ -66,11 +68,12 @@ impl Output {
     /// A message of the contract, keyed by user.
     fn message(kind: OutputKind, user_id: Bytes, encoded: Bytes) -> Output {
         let headers = vec![(headers::CONTRACT_VERSION, Bytes::from_static(CONTRACT_VERSION.as_bytes()))];
-        Output { kind, key: Some(user_id), payload: Some(encoded), headers, reason: None }
+        Output { kind, key: Some(user_id), payload: Some(encoded), headers, reason: None, answered_ms: None }
     }
 
-    pub(super) fn labelled_view(user_id: Bytes, encoded: Bytes) -> Output {
-        Output::message(OutputKind::LabelledView, user_id, encoded)
+    pub(super) fn labelled_view(user_id: Bytes, encoded: Bytes, answered_ms: i64) -> Output {
+        let label = Output::message(OutputKind::LabelledView, user_id, encoded);
+        Output { answered_ms: Some(answered_ms), ..label }
     }
 
     pub(super) fn preference_pair(user_id: Bytes, pair: &envelope::PreferencePair) -> Output {
@@ -96,7 +99,7 @@ impl Output {
     pub(super) fn late(origin: &Origin<'_>, key: Option<Bytes>, payload: Option<Bytes>) -> Output {
         let headers = origin.headers();
         let reason = Some((origin.side, origin.reason));
-        Output { kind: OutputKind::Late, key, payload, headers, reason }
+        Output { kind: OutputKind::Late, key, payload, headers, reason, answered_ms: None }
     }
 
     /// A rejected record; of a longer one its first 64 KiB.
@@ -110,6 +113,7 @@ impl Output {
             payload: record.payload.as_ref().map(cut),
             headers,
             reason: Some((origin.side, origin.reason)),
+            answered_ms: None,
         }
     }
 }

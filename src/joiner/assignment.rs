@@ -54,9 +54,9 @@ impl Instance<'_> {
         };
         self.membership.start(&starts(&states))?;
         self.partitions = states;
-        let inputs = &self.settings.topics;
+        let (instance, after, inputs) = (self.number, self.nothing_since.elapsed(), &self.settings.topics);
         let topics = [inputs.behavior.as_str(), inputs.responses.as_str()];
-        events::PartitionsAssigned { instance: self.number, partitions: &partitions, topics }.emit();
+        events::PartitionsAssigned { instance, partitions: &partitions, topics, after }.emit();
         Ok(())
     }
 
@@ -96,6 +96,7 @@ impl Instance<'_> {
         let partitions = self.membership.owned();
         self.partitions.clear();
         self.must_rebuild = false;
+        self.nothing_since = Instant::now();
         events::PartitionsRevoked { instance: self.number, partitions: &partitions, lost }.emit();
     }
 

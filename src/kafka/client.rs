@@ -94,6 +94,14 @@ impl Connection {
     }
 }
 
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if *self.down.get_mut() {
+            events::KafkaClientGone { client: &self.client }.emit();
+        }
+    }
+}
+
 /// The context of every client: its logs and connection state, and what its callbacks keep.
 #[derive(Debug)]
 pub(crate) struct Context<S = ()> {

@@ -169,7 +169,8 @@ impl Follower {
             follower.hold(&manifest, &cut(&manifest, &tensors));
             // Of these the tensors were checked, not the pages one by one.
             follower.at_hand.retain(|sha, bytes| sha256(bytes) == *sha);
-            VersionFound { version: manifest.version, created_ms: manifest.created_at_ms }.emit();
+            let (version, created_ms) = (manifest.version, manifest.created_at_ms);
+            VersionFound { version, created_ms, event_time_ms: manifest.event_time_watermark_ms }.emit();
         }
         Ok(follower)
     }
@@ -276,6 +277,7 @@ impl Follower {
         VersionFollowed {
             version: wanted,
             created_ms: manifest.created_at_ms,
+            event_time_ms: manifest.event_time_watermark_ms,
             pages_read: loaded.pages_read,
             pages_reused: loaded.pages_reused,
             bytes_read: loaded.bytes_read,

@@ -4,11 +4,10 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
@@ -20,6 +19,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::recorder::{Metrics, UPKEEP_INTERVAL};
+use super::state::{State, state};
 use crate::supervise::StopToken;
 
 /// Connections served at once; others wait to be accepted.
@@ -42,39 +42,24 @@ pub enum ServeError {
     Listen { address: SocketAddr, source: io::Error },
 }
 
-/// Whether the process can do what it is there for; clones share it. It begins unready.
-#[derive(Debug, Clone, Default)]
-pub struct Readiness(Arc<AtomicBool>);
-
-impl Readiness {
-    /// From now on the process is ready.
-    pub fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
 #[derive(Clone)]
 struct Shared {
     metrics: Metrics,
-    ready: Readiness,
+    state: State,
     draining: StopToken,
 }
 
 /// Keeps the metrics up and, when `listen` is given, serves them until `stop`.
 ///
 /// `GET /healthz` answers 200 while the process works and 503 from the moment `draining` stops;
-/// `GET /readyz` answers 503 until `ready` is set, then as `/healthz` does; `GET /metrics` answers in the Prometheus text format.
+/// `GET /readyz` answers 200 while every role of the process is ready, otherwise and from the drain on
+/// 503 with the reasons; `GET /metrics` answers in the Prometheus text format.
 ///
 /// # Errors
 /// [`ServeError::Listen`] when the address cannot be had.
 pub async fn serve(
     listen: Option<SocketAddr>,
     metrics: Metrics,
-    ready: Readiness,
     draining: StopToken,
     stop: StopToken,
 ) -> Result<(), ServeError> {
@@ -87,7 +72,7 @@ pub async fn serve(
         TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
     let address = listener.local_addr().unwrap_or(address);
     tracing::info!(%address, "serving /healthz, /readyz and /metrics");
-    let router = router(Shared { metrics, ready, draining });
+    let router = router(Shared { metrics, state: state().clone(), draining });
     tokio::select! {
         () = accept(listener, router, stop.clone()) => {}
         () = upkeep => {}
@@ -104,7 +89,7 @@ fn router(shared: Shared) -> Router {
         .with_state(shared)
 }
 
-async fn healthz(State(shared): State<Shared>) -> impl IntoResponse {
+async fn healthz(extract::State(shared): extract::State<Shared>) -> impl IntoResponse {
     if shared.draining.is_stopped() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
     } else {
@@ -112,17 +97,19 @@ async fn healthz(State(shared): State<Shared>) -> impl IntoResponse {
     }
 }
 
-async fn readyz(State(shared): State<Shared>) -> impl IntoResponse {
+async fn readyz(extract::State(shared): extract::State<Shared>) -> impl IntoResponse {
     if shared.draining.is_stopped() {
-        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
-    } else if shared.ready.is_set() {
-        (StatusCode::OK, "ok\n")
+        return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());
+    }
+    let reasons = shared.state.known().not_ready(Instant::now());
+    if reasons.is_empty() {
+        (StatusCode::OK, "ok\n".to_owned())
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+        (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n")
     }
 }
 
-async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
+async fn metrics(extract::State(shared): extract::State<Shared>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.metrics.render())
 }
 

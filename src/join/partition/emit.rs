@@ -49,7 +49,7 @@ impl PartitionJoin {
         };
         let encoded = Bytes::from(message.encode_to_vec());
         let user_id = response.user_id.share(&response.payload);
-        effects.outputs.push(Output::labelled_view(user_id.clone(), encoded.clone()));
+        effects.outputs.push(Output::labelled_view(user_id.clone(), encoded.clone(), response.event_time_ms));
         self.products.labelled_views += 1;
         let labelled = Labelled::decode(encoded).expect("a labelled view of two valid records can be read");
         for pair in self.pairing.pairs_of(&labelled) {

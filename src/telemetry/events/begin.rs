@@ -21,6 +21,9 @@ impl JoinerBegins {
         for result in ["committed", "aborted"] {
             counter!(names::JOINER_TRANSACTIONS, "result" => result).increment(0);
         }
+        for kind in ["assigned", "revoked", "lost"] {
+            counter!(names::JOINER_REBALANCES, "kind" => kind).increment(0);
+        }
         for instance in 0..self.instances {
             counter!(names::JOINER_DROPPED_RECORDS, "instance" => instance.to_string()).increment(0);
         }
@@ -51,6 +54,9 @@ impl TrainerBegins<'_> {
         }
         for kind in ["serving", "checkpoint"] {
             counter!(names::PUBLISH_VERSIONS, "kind" => kind).increment(0);
+        }
+        for result in ["passed", "refused"] {
+            counter!(names::GATE_DECISIONS, "result" => result).increment(0);
         }
         for test in self.tests {
             counter!(names::GATE_REFUSALS, "test" => *test).increment(0);

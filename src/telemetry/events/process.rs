@@ -1,7 +1,8 @@
 use metrics::gauge;
 use tracing::{error, info, warn};
 
-use crate::telemetry::names;
+use crate::telemetry::state::state;
+use crate::telemetry::{build, names};
 
 /// The process has read its settings and begins its work.
 pub struct Started<'a> {
@@ -10,9 +11,10 @@ pub struct Started<'a> {
 
 impl Started<'_> {
     pub fn emit(self) {
-        let version = env!("CARGO_PKG_VERSION");
-        gauge!(names::BUILD_INFO, "version" => version).set(1.0);
-        info!(version, "easq {} starts", self.command);
+        let labels =
+            [("version", build::VERSION), ("revision", build::REVISION), ("libtorch", build::LIBTORCH)];
+        gauge!(names::BUILD_INFO, &labels).set(1.0);
+        info!(version = build::VERSION, revision = build::REVISION, "easq {} starts", self.command);
     }
 }
 
@@ -46,7 +48,8 @@ pub struct KafkaClientBegins<'a> {
 
 impl KafkaClientBegins<'_> {
     pub fn emit(self) {
-        gauge!(names::KAFKA_UNAVAILABLE, "client" => self.client.to_owned()).set(0.0);
+        // Another one of this name may be in an outage.
+        gauge!(names::KAFKA_UNAVAILABLE, "client" => self.client.to_owned()).increment(0.0);
     }
 }
 
@@ -59,6 +62,7 @@ pub struct KafkaUnavailable<'a> {
 
 impl KafkaUnavailable<'_> {
     pub fn emit(self) {
+        state().client_is_away(self.client, self.error);
         gauge!(names::KAFKA_UNAVAILABLE, "client" => self.client.to_owned()).set(1.0);
         warn!(client = self.client, "Kafka does not answer, retrying: {}", self.error);
     }
@@ -71,7 +75,40 @@ pub struct KafkaAvailable<'a> {
 
 impl KafkaAvailable<'_> {
     pub fn emit(self) {
-        gauge!(names::KAFKA_UNAVAILABLE, "client" => self.client.to_owned()).set(0.0);
+        is_back(self.client);
         info!(client = self.client, "Kafka answers again");
+    }
+}
+
+/// A client was let go while its outage lasted.
+pub struct KafkaClientGone<'a> {
+    pub client: &'a str,
+}
+
+impl KafkaClientGone<'_> {
+    pub fn emit(self) {
+        is_back(self.client);
+    }
+}
+
+/// Several clients may have one name: the gauge falls with the last of them.
+fn is_back(client: &str) {
+    if state().client_is_back(client) {
+        gauge!(names::KAFKA_UNAVAILABLE, "client" => client.to_owned()).set(0.0);
+    }
+}
+
+/// The figures of a moment that nothing in the program is a fact of: they are looked up for a scrape.
+pub struct Looked<'a> {
+    /// Each role of this process, and whether it is ready.
+    pub ready: &'a [(&'static str, bool)],
+}
+
+impl Looked<'_> {
+    pub fn emit(self) {
+        for (role, is_ready) in self.ready {
+            gauge!(names::READY, "role" => *role).set(f64::from(u8::from(*is_ready)));
+        }
+        metrics_process::Collector::default().collect();
     }
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::telemetry::state::{Purpose, Role, TrainerState};
 use std::io::ErrorKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::OnceCell;
@@ -7,12 +8,10 @@ use tokio::sync::OnceCell;
 static METRICS: OnceCell<Metrics> = OnceCell::const_new();
 
 async fn served() -> (SocketAddr, StopToken, StopToken) {
-    let ready = Readiness::default();
-    ready.set();
-    served_when(ready).await
+    served_in(State::default()).await
 }
 
-async fn served_when(ready: Readiness) -> (SocketAddr, StopToken, StopToken) {
+async fn served_in(state: State) -> (SocketAddr, StopToken, StopToken) {
     let metrics = METRICS
         .get_or_init(|| async { crate::telemetry::install_recorder().expect("installed once") })
         .await
@@ -20,7 +19,7 @@ async fn served_when(ready: Readiness) -> (SocketAddr, StopToken, StopToken) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (draining, stop) = (StopToken::new(), StopToken::new());
-    let router = router(Shared { metrics, ready, draining: draining.clone() });
+    let router = router(Shared { metrics, state, draining: draining.clone() });
     tokio::spawn(accept(listener, router, stop.clone()));
     (address, draining, stop)
 }
@@ -51,13 +50,14 @@ async fn healthz_turns_from_ok_to_draining() {
 
 #[tokio::test]
 async fn readyz_is_unready_until_told_otherwise_and_again_while_draining() {
-    let ready = Readiness::default();
-    let (address, draining, _stop) = served_when(ready.clone()).await;
+    let state = State::default();
+    state.begin(Purpose { roles: vec![Role::Trainer], ..Purpose::default() });
+    let (address, draining, _stop) = served_in(state.clone()).await;
     let request = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     let answer = exchange(address, request("/readyz").as_bytes()).await;
-    assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("not ready\n"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("who owns the model\n"), "{answer}");
     assert!(exchange(address, request("/healthz").as_bytes()).await.starts_with("HTTP/1.1 200"));
-    ready.set();
+    state.trainer_is(TrainerState::StandingBy);
     assert!(exchange(address, request("/readyz").as_bytes()).await.starts_with("HTTP/1.1 200"));
     draining.stop();
     assert!(exchange(address, request("/readyz").as_bytes()).await.starts_with("HTTP/1.1 503"));
