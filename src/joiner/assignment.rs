@@ -54,8 +54,13 @@ impl Instance<'_> {
         };
         self.membership.start(&starts(&states))?;
         self.partitions = states;
-        let (instance, after) = (self.number, self.nothing_since.elapsed());
-        events::PartitionsAssigned { instance, partitions: &partitions, after }.emit();
+        events::PartitionsAssigned {
+            instance: self.number,
+            partitions: &partitions,
+            topics: [&self.settings.topics.behavior, &self.settings.topics.responses],
+            after: self.nothing_since.elapsed(),
+        }
+        .emit();
         Ok(())
     }
 

@@ -7,12 +7,14 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaConfRes;
 
 use crate::settings;
@@ -67,11 +69,19 @@ const COMMON_TUNING: [(&str, &str); 5] = [
 pub(crate) struct Connection {
     client: String,
     down: AtomicBool,
+    /// When the brokers were asked last whether they are back.
+    asked: Mutex<Option<Instant>>,
 }
+
+/// How often brokers that are away are asked whether they are back.
+const ASK_INTERVAL: Duration = Duration::from_secs(1);
+/// A question is short, since a polling thread waits for it.
+pub(crate) const ASK_TIMEOUT: Duration = Duration::from_millis(200);
 
 impl Connection {
     fn new(client: String) -> Self {
-        Self { client, down: AtomicBool::new(false) }
+        events::KafkaClientMade { client: &client }.emit();
+        Self { client, down: AtomicBool::new(false), asked: Mutex::default() }
     }
 
     /// The client's name in the logs.
@@ -85,9 +95,28 @@ impl Connection {
         }
     }
 
+    fn is_down(&self) -> bool {
+        self.down.load(Ordering::Relaxed)
+    }
+
+    /// Asks from time to time whether brokers that were away are back: where nothing is written, no
+    /// record will tell. Whoever polls calls it.
+    pub(crate) fn ask_if_away(&self, do_answer: impl FnOnce() -> bool) {
+        if !self.is_down() {
+            return;
+        }
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked.is_none_or(|asked| asked.elapsed() >= ASK_INTERVAL) {
+            *asked = Some(Instant::now());
+            if do_answer() {
+                self.note_up();
+            }
+        }
+    }
+
     /// Called for every sign of life, so the common case is one relaxed load.
     pub(crate) fn note_up(&self) {
-        if self.down.load(Ordering::Relaxed) && self.down.swap(false, Ordering::Relaxed) {
+        if self.is_down() && self.down.swap(false, Ordering::Relaxed) {
             events::KafkaAvailable { client: &self.client }.emit();
         }
     }
@@ -131,6 +160,24 @@ impl<S: Send + Sync> ClientContext for Context<S> {
     fn error(&self, error: KafkaError, reason: &str) {
         report_error(&self.connection, &error, reason);
     }
+
+    /// Of a client that is polled all the time (`statistics.interval.ms`) and has nothing to do: no
+    /// delivery tells that its brokers are back.
+    fn stats_raw(&self, statistics: &[u8]) {
+        if self.connection.is_down()
+            && let Ok(statistics) = serde_json::from_slice::<Statistics>(statistics)
+            && is_connected(statistics.brokers.values().map(|broker| (broker.nodeid, broker.state.as_str())))
+        {
+            self.connection.note_up();
+        }
+    }
+}
+
+/// Whether a broker is connected and none is that a connection to was tried and is not there: the number
+/// of each, negative of those that have none of their own, and its state.
+fn is_connected<'a>(mut brokers: impl Iterator<Item = (i32, &'a str)> + Clone) -> bool {
+    brokers.clone().any(|(_, state)| state == "UP")
+        && brokers.all(|(number, state)| number < 0 || matches!(state, "UP" | "INIT"))
 }
 
 impl ConsumerContext for Context {}
@@ -225,6 +272,15 @@ mod tests {
     fn a_controlled_property_is_ignored_where_easq_leaves_it_out() {
         let config = client_config(&kafka(&[("transactional.id", "x")]), &[], &[]);
         assert_eq!(config.get("transactional.id"), None);
+    }
+
+    #[test]
+    fn a_client_is_connected_when_no_broker_that_it_needs_is_away() {
+        let is_connected = |brokers: &[(i32, &str)]| super::is_connected(brokers.iter().copied());
+        assert!(is_connected(&[(1, "UP"), (2, "INIT"), (-1, "DOWN")]));
+        assert!(!is_connected(&[(1, "UP"), (2, "TRY_CONNECT")]));
+        assert!(!is_connected(&[(1, "INIT")]));
+        assert!(!is_connected(&[]));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use rdkafka::message::{BorrowedMessage, Message};
 pub use feeds::{Fed, Feeds, Stretch};
 pub use reading::{From, Reading, read_to_end};
 
-use super::client::{Context, client_config, is_access_refused, is_connection_trouble};
+use super::client::{ASK_TIMEOUT, Context, client_config, is_access_refused, is_connection_trouble};
 use super::identity::{TopicId, topic_ids};
 use super::{Record, TopicNames, metadata, partition_list};
 use crate::settings;
@@ -175,7 +175,20 @@ impl LogReader {
     }
 
     fn next(&self, timeout: Duration) -> Result<Polled, ReadError> {
-        self.polled(self.consumer.poll(timeout))
+        let polled = self.polled(self.consumer.poll(timeout))?;
+        if matches!(polled, Polled::Nothing) {
+            self.ask_if_away();
+        }
+        Ok(polled)
+    }
+
+    fn ask_if_away(&self) {
+        let client = self.consumer.client();
+        let answers = |(topic, partition, _): &(Arc<str>, i32, i64)| {
+            metadata::watermarks(client, topic, *partition, ASK_TIMEOUT).is_ok()
+        };
+        let connection = &self.consumer.context().connection;
+        connection.ask_if_away(|| !self.assigned.is_empty() && self.assigned.iter().all(answers));
     }
 
     fn polled(&self, message: Option<Result<BorrowedMessage<'_>, KafkaError>>) -> Result<Polled, ReadError> {

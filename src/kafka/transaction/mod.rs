@@ -37,7 +37,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// How long a full queue is served before the record is offered again.
 const QUEUE_POLL: Duration = Duration::from_millis(5);
 
-const TUNING: [(&str, &str); 7] = [
+const TUNING: [(&str, &str); 8] = [
     ("linger.ms", "5"),
     ("batch.size", "131072"),
     ("compression.type", "lz4"),
@@ -49,6 +49,8 @@ const TUNING: [(&str, &str); 7] = [
     // cluster, until the connection to any broker changes. The idle ones are closed for that: in
     // time, since the transaction timeout is longer.
     ("connections.max.idle.ms", "10000"),
+    // Without anything to deliver they alone tell that brokers are back.
+    ("statistics.interval.ms", "1000"),
 ];
 
 /// One transactional id's producer. One transaction at a time, driven by one thread.

@@ -8,6 +8,7 @@ mod joiner;
 mod process;
 mod publish;
 mod trainer;
+mod zeros;
 
 pub use backfill::*;
 pub use gate::*;
