@@ -7,7 +7,6 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
@@ -69,19 +68,16 @@ const COMMON_TUNING: [(&str, &str); 5] = [
 pub(crate) struct Connection {
     client: String,
     down: AtomicBool,
-    /// When the brokers were asked last whether they are back.
-    asked: Mutex<Option<Instant>>,
 }
 
-/// How often brokers that are away are asked whether they are back.
-const ASK_INTERVAL: Duration = Duration::from_secs(1);
-/// A question is short, since a polling thread waits for it.
-pub(crate) const ASK_TIMEOUT: Duration = Duration::from_millis(200);
+/// Brings [`Connection::note_statistics`]. Only for clients that are polled all the time: of others they
+/// would gather without a bound.
+pub(crate) const STATISTICS: (&str, &str) = ("statistics.interval.ms", "1000");
 
 impl Connection {
     fn new(client: String) -> Self {
         events::KafkaClientMade { client: &client }.emit();
-        Self { client, down: AtomicBool::new(false), asked: Mutex::default() }
+        Self { client, down: AtomicBool::new(false) }
     }
 
     /// The client's name in the logs.
@@ -95,22 +91,17 @@ impl Connection {
         }
     }
 
-    fn is_down(&self) -> bool {
+    /// Whether no sign of life has come since a connection was lost.
+    pub(crate) fn is_down(&self) -> bool {
         self.down.load(Ordering::Relaxed)
     }
 
-    /// Asks from time to time whether brokers that were away are back: where nothing is written, no
-    /// record will tell. Whoever polls calls it.
-    pub(crate) fn ask_if_away(&self, do_answer: impl FnOnce() -> bool) {
-        if !self.is_down() {
-            return;
-        }
-        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        if asked.is_none_or(|asked| asked.elapsed() >= ASK_INTERVAL) {
-            *asked = Some(Instant::now());
-            if do_answer() {
-                self.note_up();
-            }
+    /// What a client says of its brokers tells that they are back, where nothing else does: an idle log
+    /// brings no record, and who has nothing to write sees nothing delivered.
+    pub(crate) fn note_statistics(&self, statistics: &Statistics) {
+        let brokers = statistics.brokers.values();
+        if is_connected(brokers.map(|broker| (broker.nodeid, broker.state.as_str()))) {
+            self.note_up();
         }
     }
 
@@ -154,6 +145,9 @@ impl<S> Context<Mutex<S>> {
 
 impl<S: Send + Sync> ClientContext for Context<S> {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // While brokers are away that is no news.
+        let level =
+            if facility == "REQTMOUT" && self.connection.is_down() { RDKafkaLogLevel::Debug } else { level };
         forward_log(&self.connection.client, level, facility, message);
     }
 
@@ -161,14 +155,11 @@ impl<S: Send + Sync> ClientContext for Context<S> {
         report_error(&self.connection, &error, reason);
     }
 
-    /// Of a client that is polled all the time (`statistics.interval.ms`) and has nothing to do: no
-    /// delivery tells that its brokers are back.
     fn stats_raw(&self, statistics: &[u8]) {
         if self.connection.is_down()
-            && let Ok(statistics) = serde_json::from_slice::<Statistics>(statistics)
-            && is_connected(statistics.brokers.values().map(|broker| (broker.nodeid, broker.state.as_str())))
+            && let Ok(statistics) = serde_json::from_slice(statistics)
         {
-            self.connection.note_up();
+            self.connection.note_statistics(&statistics);
         }
     }
 }

@@ -8,13 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
-use rdkafka::{Offset, TopicPartitionList};
 
-use super::client::{ASK_TIMEOUT, Context, client_config, is_access_refused, is_connection_trouble};
-use super::{GroupMetadata, metadata, partition_list};
+use super::client::{Context, STATISTICS, client_config, is_access_refused, is_connection_trouble};
+use super::{GroupMetadata, metadata};
 use crate::settings::Settings;
 
 /// What a process is to a model at the moment.
@@ -105,7 +105,7 @@ impl Ownership {
         let max_poll_interval_ms = MAX_POLL_INTERVAL_MS.max(train.session_timeout_ms);
         let mut config = client_config(
             &settings.kafka,
-            &[],
+            &[STATISTICS],
             &[
                 ("group.id", group),
                 ("group.protocol", "classic"),
@@ -142,7 +142,7 @@ impl Ownership {
     /// Nothing that passes by itself; while brokers are away the state stays as it was.
     pub fn poll(&self, timeout: Duration) -> Result<Owned, OwnershipError> {
         match self.consumer.poll(timeout) {
-            None | Some(Ok(_)) => self.ask_if_away(),
+            None | Some(Ok(_)) => {}
             Some(Err(error)) => self.on_error(&error)?,
         }
         let mut state = lock(&self.consumer.context().state);
@@ -155,14 +155,6 @@ impl Ownership {
     /// Whether the group has taken it in: it owns the model or knows that another one does.
     pub fn is_member(&self) -> bool {
         lock(&self.consumer.context().state).is_member
-    }
-
-    fn ask_if_away(&self) {
-        self.consumer.context().connection.ask_if_away(|| {
-            // What it says is of no matter: the group's coordinator has answered.
-            let list = partition_list([(&*self.topic, 0, Offset::Invalid)]);
-            list.is_ok_and(|list| self.consumer.committed_offsets(list, ASK_TIMEOUT).is_ok())
-        });
     }
 
     fn on_error(&self, error: &KafkaError) -> Result<(), OwnershipError> {

@@ -12,7 +12,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::context::FeedContext;
 use super::{Health, MembershipError, REQUEST_TIMEOUT, RETRY_PAUSE};
-use crate::kafka::client::{ASK_TIMEOUT, Context, is_access_refused};
+use crate::kafka::client::{Context, is_access_refused};
 use crate::kafka::{Record, metadata, partition_list};
 
 /// A seek is local work of librdkafka; it answers at once unless the client is shutting down.
@@ -126,18 +126,7 @@ impl Feed {
                 break;
             }
         }
-        self.ask_if_away();
         Ok(())
-    }
-
-    fn ask_if_away(&self) {
-        let client = self.consumer.client();
-        self.consumer.context().logging.connection.ask_if_away(|| {
-            let answers =
-                |&partition: &i32| metadata::watermarks(client, &self.topic, partition, ASK_TIMEOUT).is_ok();
-            let owned = self.owned.keys().all(answers);
-            owned && metadata::partition_count(client, &self.topic, ASK_TIMEOUT).is_ok()
-        });
     }
 
     fn on_error(&mut self, error: KafkaError) -> Result<(), Fault> {

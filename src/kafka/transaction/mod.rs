@@ -23,7 +23,7 @@ use delivery::{Deliveries, DeliveryContext, NO_SLOT, UNKNOWN_OFFSET};
 pub use error::TransactionError;
 use error::{Facts, Verdict, is_of_group};
 
-use super::client::{client_config, is_access_refused};
+use super::client::{STATISTICS, client_config, is_access_refused};
 use super::{GroupMetadata, MAX_METADATA_BYTES, NextOffset, Outgoing, metadata, partition_list};
 use crate::settings;
 use crate::supervise::{StopToken, failpoint};
@@ -49,8 +49,7 @@ const TUNING: [(&str, &str); 8] = [
     // cluster, until the connection to any broker changes. The idle ones are closed for that: in
     // time, since the transaction timeout is longer.
     ("connections.max.idle.ms", "10000"),
-    // Without anything to deliver they alone tell that brokers are back.
-    ("statistics.interval.ms", "1000"),
+    STATISTICS,
 ];
 
 /// One transactional id's producer. One transaction at a time, driven by one thread.
