@@ -6,6 +6,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use support::metrics::{Sample, samples};
 use support::{Easq, Kafka, Line, Samples, eventually, eventually_some, get, world};
 
 const PARTITIONS: i32 = 4;
@@ -18,26 +19,6 @@ fn start(line: Line, role: &str) -> (Easq, String) {
     easq.wait_for_output("serving /healthz, /readyz and /metrics", DEADLINE);
     let address = easq.address();
     (easq, address)
-}
-
-/// One sample of the Prometheus text format: its name, its labels, its value.
-struct Sample {
-    name: String,
-    labels: BTreeMap<String, String>,
-    value: f64,
-}
-
-fn samples(metrics: &str) -> Vec<Sample> {
-    let parse = |line: &str| {
-        let (series, value) = line.rsplit_once(' ')?;
-        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
-        let labels = labels.trim_end_matches('}').split("\",").filter_map(|label| {
-            let (name, value) = label.split_once("=\"")?;
-            Some((name.to_owned(), value.trim_end_matches('"').to_owned()))
-        });
-        Some(Sample { name: name.to_owned(), labels: labels.collect(), value: value.parse().ok()? })
-    };
-    metrics.lines().filter(|line| !line.starts_with('#')).filter_map(parse).collect()
 }
 
 /// Sums of a metric by topic and partition.

@@ -117,14 +117,16 @@ struct Endpoints {
 /// Says what the process is there for.
 fn begin(settings: &Settings, command: &'static str, roles: Vec<state::Role>) {
     let joins = roles.contains(&state::Role::Joiner);
+    let joiner_instances = if joins { settings.joiner.instances } else { 0 };
+    let started = events::Started { command, roles: &roles, joiner_instances };
+    started.emit();
     state::state().begin(Purpose {
         command,
         roles,
-        joiner_instances: if joins { settings.joiner.instances } else { 0 },
+        joiner_instances,
         model: settings.model.name.clone(),
         unready_after: Duration::from_millis(settings.telemetry.unready_after_ms),
     });
-    events::Started { command }.emit();
 }
 
 impl Endpoints {

@@ -54,9 +54,13 @@ impl Instance<'_> {
         };
         self.membership.start(&starts(&states))?;
         self.partitions = states;
-        let (instance, after, inputs) = (self.number, self.nothing_since.elapsed(), &self.settings.topics);
-        let topics = [inputs.behavior.as_str(), inputs.responses.as_str()];
-        events::PartitionsAssigned { instance, partitions: &partitions, topics, after }.emit();
+        events::PartitionsAssigned {
+            instance: self.number,
+            partitions: &partitions,
+            topics: [&self.settings.topics.behavior, &self.settings.topics.responses],
+            after: self.nothing_since.elapsed(),
+        }
+        .emit();
         Ok(())
     }
 

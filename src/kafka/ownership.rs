@@ -13,7 +13,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 
-use super::client::{Context, client_config, is_access_refused, is_connection_trouble};
+use super::client::{Context, STATISTICS, client_config, is_access_refused, is_connection_trouble};
 use super::{GroupMetadata, metadata};
 use crate::settings::Settings;
 
@@ -105,7 +105,7 @@ impl Ownership {
         let max_poll_interval_ms = MAX_POLL_INTERVAL_MS.max(train.session_timeout_ms);
         let mut config = client_config(
             &settings.kafka,
-            &[],
+            &[STATISTICS],
             &[
                 ("group.id", group),
                 ("group.protocol", "classic"),

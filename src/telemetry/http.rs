@@ -1,4 +1,4 @@
-//! `/healthz`, `/readyz` and `/metrics`, for a probe and a scraper that may be anyone who reaches the port:
+//! `/healthz`, `/readyz`, `/status` and `/metrics`, for a probe and a scraper that may be anyone who reaches the port:
 //! the size and the time of a request are limited, as is the number of connections.
 
 use std::io;
@@ -18,8 +18,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use super::partitions;
 use super::recorder::{Metrics, UPKEEP_INTERVAL};
 use super::state::{State, state};
+use super::status::{Sources, Status};
 use crate::supervise::StopToken;
 
 /// Connections served at once; others wait to be accepted.
@@ -53,7 +55,7 @@ struct Shared {
 ///
 /// `GET /healthz` answers 200 while the process works and 503 from the moment `draining` stops;
 /// `GET /readyz` answers 200 while every role of the process is ready, otherwise and from the drain on
-/// 503 with the reasons; `GET /metrics` answers in the Prometheus text format.
+/// 503 with the reasons; `GET /status` answers with what a person asks first, as JSON; `GET /metrics` answers in the Prometheus text format.
 ///
 /// # Errors
 /// [`ServeError::Listen`] when the address cannot be had.
@@ -71,7 +73,7 @@ pub async fn serve(
     let listener =
         TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
     let address = listener.local_addr().unwrap_or(address);
-    tracing::info!(%address, "serving /healthz, /readyz and /metrics");
+    tracing::info!(%address, "serving /healthz, /readyz and /metrics, and /status");
     let router = router(Shared { metrics, state: state().clone(), draining });
     tokio::select! {
         () = accept(listener, router, stop.clone()) => {}
@@ -85,6 +87,7 @@ fn router(shared: Shared) -> Router {
     Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
+        .route("/status", get(status))
         .route("/metrics", get(metrics))
         .with_state(shared)
 }
@@ -111,6 +114,15 @@ async fn readyz(extract::State(shared): extract::State<Shared>) -> impl IntoResp
 
 async fn metrics(extract::State(shared): extract::State<Shared>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.metrics.render())
+}
+
+async fn status(extract::State(shared): extract::State<Shared>) -> impl IntoResponse {
+    // Rendering asks for the state, too: not while it is held.
+    let (metrics, partitions) = (shared.metrics.render(), partitions::reports());
+    let draining = shared.draining.is_stopped();
+    let known = shared.state.known();
+    let sources = Sources { known: &known, metrics: &metrics, partitions: &partitions, draining };
+    ([(header::CONTENT_TYPE, "application/json")], Status::new(&sources).to_json())
 }
 
 async fn upkeep(metrics: Metrics) {
@@ -145,7 +157,7 @@ async fn accept(listener: TcpListener, router: Router, stop: StopToken) {
     }
 }
 
-/// Serves one connection. Request bodies are never read: neither route wants one, and the
+/// Serves one connection. Request bodies are never read: no route wants one, and the
 /// connection of a client that sends one is closed after the answer.
 async fn connection(stream: TcpStream, router: Router) {
     let served = http1::Builder::new()

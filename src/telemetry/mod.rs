@@ -6,6 +6,7 @@
 
 mod build;
 pub(crate) mod events;
+mod exposition;
 mod http;
 mod logging;
 pub mod names;
@@ -13,6 +14,7 @@ pub(crate) mod partitions;
 mod progress;
 mod recorder;
 pub(crate) mod state;
+mod status;
 
 pub(crate) use http::serve;
 pub(crate) use logging::init_logging;

@@ -12,7 +12,7 @@ use crate::telemetry::state::{InstanceState, state};
 pub struct PartitionsAssigned<'a> {
     pub instance: usize,
     pub partitions: &'a [i32],
-    /// Both inputs.
+    /// Of which the inputs are.
     pub topics: [&'a str; 2],
     /// For so long it owned nothing.
     pub after: Duration,
@@ -31,6 +31,12 @@ impl PartitionsAssigned<'_> {
             .set(self.partitions.len() as f64);
         counter!(names::JOINER_REBALANCES, "kind" => "assigned").increment(1);
         histogram!(names::JOINER_REBALANCE_SECONDS).record(self.after);
+        for (partition, topic) in
+            self.partitions.iter().flat_map(|number| self.topics.map(|topic| (number, topic)))
+        {
+            let labels = [("topic", topic.to_owned()), ("partition", partition.to_string())];
+            counter!(names::JOINER_LOST_OFFSETS, &labels).increment(0);
+        }
         state().instance_owns(self.instance, self.partitions);
         info!(instance = self.instance, partitions = ?self.partitions, "partitions assigned");
     }

@@ -9,6 +9,7 @@ mod joiner;
 mod process;
 mod publish;
 mod trainer;
+mod zeros;
 
 pub use backfill::*;
 pub use begin::*;

@@ -1,12 +1,15 @@
 use metrics::gauge;
 use tracing::{error, info, warn};
 
-use crate::telemetry::state::state;
+use super::zeros;
+use crate::telemetry::state::{Role, state};
 use crate::telemetry::{build, names};
 
 /// The process has read its settings and begins its work.
 pub struct Started<'a> {
     pub command: &'a str,
+    pub roles: &'a [Role],
+    pub joiner_instances: usize,
 }
 
 impl Started<'_> {
@@ -14,6 +17,7 @@ impl Started<'_> {
         let labels =
             [("version", build::VERSION), ("revision", build::REVISION), ("libtorch", build::LIBTORCH)];
         gauge!(names::BUILD_INFO, &labels).set(1.0);
+        self.roles.iter().for_each(|&role| zeros::show(role, self.joiner_instances));
         info!(version = build::VERSION, revision = build::REVISION, "easq {} starts", self.command);
     }
 }
@@ -40,16 +44,16 @@ impl Failed<'_> {
     }
 }
 
-/// A Kafka client is made. It has met no trouble yet.
-pub struct KafkaClientBegins<'a> {
-    /// What the client is for.
+/// A Kafka client is made.
+pub struct KafkaClientMade<'a> {
     pub client: &'a str,
 }
 
-impl KafkaClientBegins<'_> {
+impl KafkaClientMade<'_> {
     pub fn emit(self) {
-        // Another one of this name may be in an outage.
-        gauge!(names::KAFKA_UNAVAILABLE, "client" => self.client.to_owned()).increment(0.0);
+        if !state().known().away.contains_key(self.client) {
+            gauge!(names::KAFKA_UNAVAILABLE, "client" => self.client.to_owned()).set(0.0);
+        }
     }
 }
 

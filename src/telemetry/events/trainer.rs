@@ -144,6 +144,7 @@ impl TrainerLag<'_> {
     pub fn emit(self) {
         let labels = [("topic", self.topic.to_owned()), ("partition", self.partition.to_string())];
         gauge!(names::TRAINER_LAG_RECORDS, &labels).set(self.records as f64);
+        counter!(names::TRAINER_LOST_OFFSETS, &labels).increment(0);
         if let Some(seconds) = self.seconds {
             gauge!(names::TRAINER_LAG_SECONDS, &labels).set(seconds);
         }
@@ -159,6 +160,7 @@ pub struct SamplesQueued<'a> {
 impl SamplesQueued<'_> {
     pub fn emit(self) {
         gauge!(names::TRAINER_QUEUED, "topic" => self.topic.to_owned()).set(self.samples as f64);
+        counter!(names::TRAINER_REPEATED_RECORDS, "topic" => self.topic.to_owned()).increment(0);
     }
 }
 

@@ -66,7 +66,7 @@ async fn readyz_is_unready_until_told_otherwise_and_again_while_draining() {
 #[tokio::test]
 async fn metrics_are_served_with_their_help() {
     let (address, _draining, _stop) = served().await;
-    crate::telemetry::events::Started { command: "test" }.emit();
+    crate::telemetry::events::Started { command: "test", roles: &[], joiner_instances: 0 }.emit();
     let answer = exchange(address, b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
     assert!(answer.contains("# HELP easq_build_info"), "{answer}");
     assert!(answer.contains("text/plain; version=0.0.4"), "{answer}");
