@@ -28,7 +28,7 @@ use crossbeam_channel::{Receiver, bounded};
 use crate::kafka::identity::TopicId;
 use crate::settings::Settings;
 use crate::supervise::{Beat, BeatWatch, StopToken, panic_message};
-use crate::telemetry::events::JoinerBegins;
+use crate::telemetry::events::WindowBounded;
 
 pub use error::JoinerError;
 use identity::identity;
@@ -72,8 +72,7 @@ impl Tokens {
 /// [`JoinerError::leaves_threads`] whether a thread is left that only the end of the process ends.
 pub fn run(settings: &Settings, stop: &StopToken) -> Result<(), JoinerError> {
     let settings = Arc::new(settings.clone());
-    let (instances, max_waiting_bytes) = (settings.joiner.instances, settings.join.max_waiting_bytes);
-    JoinerBegins { instances, max_waiting_bytes }.emit();
+    WindowBounded { bytes: settings.join.max_waiting_bytes }.emit();
     // Of its own, so that a failure stops the instances and nothing else.
     let tokens = Tokens::default();
     let watching = start_watch(&settings, &tokens)?;

@@ -25,18 +25,6 @@ pub enum DropReason {
 }
 
 impl DropReason {
-    /// All of them.
-    pub const ALL: [DropReason; 8] = [
-        DropReason::MissingFeatures,
-        DropReason::SchemaVersion,
-        DropReason::DenseLength,
-        DropReason::NonFiniteFeature,
-        DropReason::NonFiniteReward,
-        DropReason::MissingRewardSignal,
-        DropReason::GroupTooSmall,
-        DropReason::IncompletePair,
-    ];
-
     /// The value of metrics labels, and the reason of a skipped range in a manifest.
     pub fn as_str(self) -> &'static str {
         match self {

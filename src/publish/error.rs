@@ -33,18 +33,6 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// All of them.
-    pub const ALL: [Refusal; 8] = [
-        Self::NoManifest,
-        Self::WrongManifest,
-        Self::NewerFormat,
-        Self::OtherModel,
-        Self::MissingPage,
-        Self::WrongPage,
-        Self::Disk,
-        Self::Other,
-    ];
-
     /// The label of `easq_follower_refused_versions_total`.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -28,9 +28,7 @@ use crate::contract::v1;
 use crate::model::HostTensor;
 use crate::settings::Settings;
 use crate::supervise::StopToken;
-use crate::telemetry::events::{
-    FollowerBegins, FollowerWaits, VersionFollowed, VersionFound, VersionRefused, VersionWanted,
-};
+use crate::telemetry::events::{FollowerWaits, VersionFollowed, VersionFound, VersionRefused, VersionWanted};
 
 use super::TRAINING_PREFIX;
 use super::error::{PublishError, Refusal};
@@ -164,7 +162,6 @@ impl Follower {
             refused: None,
             outage: None,
         };
-        FollowerBegins { refusals: &Refusal::ALL.map(Refusal::as_str) }.emit();
         if let Some((manifest, tensors)) = follower.folder.take_up(&settings.model.name) {
             follower.hold(&manifest, &cut(&manifest, &tensors));
             // Of these the tensors were checked, not the pages one by one.

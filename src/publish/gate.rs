@@ -38,10 +38,6 @@ pub enum Test {
 }
 
 impl Test {
-    /// All of them.
-    pub const ALL: [Test; 6] =
-        [Test::Finite, Test::Offsets, Test::Stream, Test::Preference, Test::Behavior, Test::RankCorrelation];
-
     /// The value of metrics labels.
     pub fn as_str(self) -> &'static str {
         match self {

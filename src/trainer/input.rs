@@ -15,7 +15,7 @@ use crate::kafka::identity::TopicId;
 use crate::kafka::reader::{LogReader, ReadError};
 use crate::settings::Gap;
 use crate::supervise::StopToken;
-use crate::telemetry::events::{GapAccepted, RecordRepeated, SamplesQueued, TrainerLag, TrainerReads};
+use crate::telemetry::events::{GapAccepted, RecordRepeated, SamplesQueued, TrainerLag};
 
 use super::error::TrainerError;
 use super::progress::Partition;
@@ -71,8 +71,6 @@ impl<T: Message + Default> Input<T> {
     /// Reads until the halt, or until nobody listens any more.
     pub fn run(mut self) -> Result<(), TrainerError> {
         self.assign()?;
-        let partitions: Vec<_> = self.positions.keys().copied().collect();
-        TrainerReads { topic: &self.topic, partitions: &partitions }.emit();
         while !self.halt.is_stopped() {
             let arrival = match self.reader.poll(SLICE) {
                 Ok(Some(record)) => self.arrival(&record),

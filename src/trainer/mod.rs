@@ -40,12 +40,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::kafka::ownership::{Claim, Owned, Ownership};
-use crate::model::DropReason;
-use crate::publish::gate::Test;
 use crate::publish::{Candidate, Published, Publisher};
 use crate::settings::Settings;
 use crate::supervise::StopToken;
-use crate::telemetry::events::{OwnershipGained, OwnershipLost, StandingBy, TrainerBegins};
+use crate::telemetry::events::{OwnershipGained, OwnershipLost, StandingBy};
 
 pub use error::TrainerError;
 use input::Input;
@@ -65,8 +63,6 @@ const SLICE: Duration = Duration::from_millis(100);
 /// them threads [are left](TrainerError::leaves_threads) that only the end of the process ends.
 pub fn run(settings: &Settings, stop: StopToken) -> Result<(), TrainerError> {
     let model = &settings.model.name;
-    TrainerBegins { tests: &Test::ALL.map(Test::as_str), reasons: &DropReason::ALL.map(DropReason::as_str) }
-        .emit();
     let group = format!("easq-trainer-{model}");
     let ownership = Ownership::join(settings, &group, &settings.topics.registry(model))?;
     if !stand_by(&ownership, model, &stop)? {

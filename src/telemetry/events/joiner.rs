@@ -20,13 +20,6 @@ pub struct PartitionsAssigned<'a> {
 
 impl PartitionsAssigned<'_> {
     pub fn emit(self) {
-        for topic in self.topics {
-            for partition in self.partitions {
-                // There from 0 on: see `begin`.
-                let labels = [("topic", topic.to_owned()), ("partition", partition.to_string())];
-                counter!(names::JOINER_LOST_OFFSETS, &labels).increment(0);
-            }
-        }
         gauge!(names::JOINER_PARTITIONS, "instance" => self.instance.to_string())
             .set(self.partitions.len() as f64);
         counter!(names::JOINER_REBALANCES, "kind" => "assigned").increment(1);
@@ -156,6 +149,17 @@ impl LabelsCommitted<'_> {
         self.completed_ms.iter().for_each(|then_ms| delays.record(seconds_since(*then_ms, self.now_ms)));
         let delays = histogram!(names::JOINER_ANSWER_LABEL_SECONDS);
         self.answered_ms.iter().for_each(|then_ms| delays.record(seconds_since(*then_ms, self.now_ms)));
+    }
+}
+
+/// How much the window of each input of a partition may hold.
+pub struct WindowBounded {
+    pub bytes: usize,
+}
+
+impl WindowBounded {
+    pub fn emit(self) {
+        gauge!(names::JOIN_MAX_WAITING_BYTES).set(self.bytes as f64);
     }
 }
 

@@ -3,7 +3,6 @@
 #![allow(clippy::disallowed_macros, reason = "the one place where metrics are moved")]
 
 mod backfill;
-mod begin;
 mod gate;
 mod joiner;
 mod process;
@@ -12,7 +11,6 @@ mod trainer;
 mod zeros;
 
 pub use backfill::*;
-pub use begin::*;
 pub use gate::*;
 pub use joiner::*;
 pub use process::*;
