@@ -20,7 +20,9 @@ RUN apt-get update \
         ca-certificates libssl3 libstdc++6 zlib1g \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 10001 easq \
-    && useradd --uid 10001 --gid easq --no-create-home --home-dir / --shell /usr/sbin/nologin easq
+    && useradd --uid 10001 --gid easq --no-create-home --home-dir / --shell /usr/sbin/nologin easq \
+    # For `easq follow --dir /model`: a new volume that is mounted here gets its owner.
+    && install --directory --owner easq --group easq /model
 # The binary looks for libtorch in ../lib beside it.
 COPY --from=build /opt/easq /opt/easq
 ENV PATH=/opt/easq/bin:$PATH EASQ__TELEMETRY__LISTEN=0.0.0.0:9464

@@ -34,8 +34,12 @@ setup-kafka:
 	@scripts/system-packages kafka
 	@scripts/get-kafka >/dev/null
 
+.PHONY: setup-prometheus
+setup-prometheus:
+	@scripts/get-prometheus >/dev/null
+
 .PHONY: setup
-setup: setup-build setup-kafka ## Fetch what building and testing need; plain cargo works afterwards
+setup: setup-build setup-kafka setup-prometheus ## Fetch what building and testing need; plain cargo works afterwards
 	@scripts/python-env >/dev/null
 
 .PHONY: build
@@ -83,12 +87,16 @@ bench: setup-build setup-kafka ## Measure what speed depends on (ARGS=... for cr
 	scripts/with-kafka cargo bench --bench recovery -- --restarts $(RESTARTS)
 	scripts/with-kafka cargo bench --bench follow -- --updates $(UPDATES)
 
+.PHONY: pictures
+pictures: setup-build setup-kafka setup-prometheus ## Draw the dashboards of a running line, for README (ARGS="--minutes 6")
+	scripts/with-kafka cargo test $(FEATURES) --test pictures -- --output docs/images $(ARGS)
+
 .PHONY: lint
 lint: setup-build ## Check formatting, and lints with warnings as errors
 	cargo fmt --check
 	cargo clippy -- -D warnings
 	cargo clippy $(FEATURES) --all-targets -- -D warnings
-	cargo clippy $(FEATURES) --test chaos --test rankers -- -D warnings
+	cargo clippy $(FEATURES) --test chaos --test rankers --test pictures -- -D warnings
 
 .PHONY: fmt
 fmt: ## Format the sources

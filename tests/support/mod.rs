@@ -26,6 +26,7 @@ mod supervised;
 pub mod trainers;
 pub mod verify;
 mod wait;
+pub mod watched;
 pub mod world;
 
 pub use cluster::{Cluster, Door};
