@@ -88,7 +88,7 @@ fn draw(area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>, chart: &Char
     context
         .configure_series_labels()
         .position(SeriesLabelPosition::UpperLeft)
-        .background_style(WHITE.mix(0.7))
+        .background_style(WHITE.mix(0.6))
         .label_font(text(12))
         .draw()
         .expect("a legend");

@@ -79,8 +79,15 @@ fn chart(watched: &Watched, panel: &Panel, (from, to): (f64, f64)) -> Chart {
             let name = series.labels.iter().fold(query.legend.clone(), |name, (label, value)| {
                 name.replace(&format!("{{{{{label}}}}}"), value)
             });
+            // Topics of a line of its own: behind the dot stands what they are called elsewhere.
+            let name = name.rsplit_once("-0.").map_or(name.as_str(), |(_, topic)| topic).to_owned();
             lines.push((name, points.filter(|(_, value)| value.is_finite()).collect()));
         }
+    }
+    // What never happened would only cover the rest.
+    let happened = |(_, points): &(String, Vec<(f64, f64)>)| points.iter().any(|(_, value)| *value != 0.0);
+    if lines.iter().any(happened) {
+        lines.retain(happened);
     }
     Chart { title: panel.title().to_owned(), unit: panel.unit().to_owned(), lines }
 }
