@@ -32,6 +32,8 @@ use crate::supervise::{Beat, BeatWatch, StopToken, panic_message};
 pub use error::JoinerError;
 use identity::identity;
 use instance::Instance;
+#[doc(hidden)]
+pub use report::tell_commit;
 use watch::{KnownTopics, watch};
 
 /// How often the instances are looked after while they run.
