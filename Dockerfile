@@ -8,6 +8,8 @@ WORKDIR /src
 COPY scripts/system-packages scripts/get-libtorch scripts/
 RUN scripts/system-packages build && EASQ_CACHE=/var/cache/easq scripts/get-libtorch
 COPY . .
+# The commit that the program names as its own: --build-arg EASQ_REVISION=...
+ARG EASQ_REVISION
 RUN cargo build --release --locked \
     && install -D target/release/easq /opt/easq/bin/easq \
     && mkdir /opt/easq/lib \

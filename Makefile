@@ -42,6 +42,9 @@ setup-prometheus:
 setup: setup-build setup-kafka setup-prometheus ## Fetch what building and testing need; plain cargo works afterwards
 	@scripts/python-env >/dev/null
 
+# Which commit `easq_build_info` and /status name.
+build demo image: export EASQ_REVISION := $(shell git rev-parse --short=12 HEAD 2>/dev/null)
+
 .PHONY: build
 build: setup-build ## Build the program (PROFILE=release)
 	cargo build --profile $(PROFILE)
@@ -84,6 +87,7 @@ poison: setup-build ## Poison streams of the synthetic world, and see what the g
 .PHONY: bench
 bench: setup-build setup-kafka ## Measure what speed depends on (ARGS=... for criterion, RESTARTS=10 of a joiner, UPDATES=200 of a model)
 	cargo bench --bench join --bench train_step -- $(ARGS)
+	cargo bench --bench telemetry
 	scripts/with-kafka cargo bench --bench recovery -- --restarts $(RESTARTS)
 	scripts/with-kafka cargo bench --bench follow -- --updates $(UPDATES)
 
@@ -111,7 +115,7 @@ kafka: setup-kafka ## Run an empty Apache Kafka on 127.0.0.1 until Ctrl-C (PORT=
 .PHONY: image
 image: ## Build the container image easq:latest with buildah (ARGS=... for buildah)
 	@command -v buildah >/dev/null || { echo "no buildah. Paste:  sudo apt-get update && sudo apt-get install -y buildah" >&2; exit 1; }
-	buildah build --layers --format docker --tag easq:latest $(ARGS) .
+	buildah build --layers --format docker --tag easq:latest --build-arg EASQ_REVISION $(ARGS) .
 
 .PHONY: clean
 clean: ## Remove what was built here (not what lies in the user's cache)

@@ -9,13 +9,16 @@ use std::time::Duration;
 
 use easq::telemetry::names::{Kind, Metric, TABLE};
 use serde_json::Value;
-use support::metrics::samples;
+use support::metrics::{Sample, samples};
 use support::{Cluster, Easq, Line, answer, eventually, eventually_nothing, get};
 
 const PARTITIONS: i32 = 2;
 const VIEWS: u64 = 20_000;
 const DEADLINE: Duration = Duration::from_secs(120);
 const STATUS_PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/status.md");
+/// As README says: of the joiner, and of the trainer.
+const SERIES_PER_PARTITION: usize = 41 + 6;
+const MOST_OTHER_SERIES: usize = 450;
 const SECRET: &str = "correct-horse-battery-staple";
 
 /// A process with its own endpoints.
@@ -61,6 +64,12 @@ fn metric_of(series: &str) -> Option<&'static Metric> {
         _ => series == metric.name,
     };
     TABLE.iter().find(is_of)
+}
+
+/// Series that there are once more for each partition number.
+fn series_of_partition(metrics: &str, partition: &str) -> usize {
+    let is_of = |sample: &&Sample| sample.labels.get("partition").is_some_and(|found| found == partition);
+    samples(metrics).iter().filter(is_of).count()
 }
 
 /// What is shown and not documented: names, kinds, explanations, labels.
@@ -178,6 +187,10 @@ fn a_running_line_shows_every_metric_and_every_field_that_is_documented_and_no_s
     for process in [&run, &second, &follower] {
         assert_eq!(faults(&process.get("/metrics")), BTreeSet::new(), "{}", process.address);
     }
+
+    assert_eq!(series_of_partition(&run.get("/metrics"), "0"), SERIES_PER_PARTITION);
+    let all = samples(&run.get("/metrics")).len();
+    assert!(all - PARTITIONS as usize * SERIES_PER_PARTITION < MOST_OTHER_SERIES, "{all} series");
 
     let page = fs::read_to_string(STATUS_PAGE).expect("docs/status.md is readable");
     let documented = fields(&page);

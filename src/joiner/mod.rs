@@ -33,6 +33,8 @@ use crate::telemetry::events::WindowBounded;
 pub use error::JoinerError;
 use identity::identity;
 use instance::Instance;
+#[doc(hidden)]
+pub use report::tell_commit;
 use watch::{KnownTopics, watch};
 
 /// How often the instances are looked after while they run.

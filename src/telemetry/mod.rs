@@ -19,4 +19,4 @@ mod status;
 pub(crate) use http::serve;
 pub(crate) use logging::init_logging;
 pub(crate) use progress::Progress;
-pub(crate) use recorder::{Metrics, install_recorder};
+pub use recorder::{Metrics, RecorderError, install_recorder};
