@@ -22,7 +22,7 @@ easq := cargo run --quiet --profile $(PROFILE) --
 
 .PHONY: help
 help: ## List the tasks
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 .PHONY: setup-build
 setup-build:
@@ -116,6 +116,14 @@ kafka: setup-kafka ## Run an empty Apache Kafka on 127.0.0.1 until Ctrl-C (PORT=
 image: ## Build the container image easq:latest with buildah (ARGS=... for buildah)
 	@command -v buildah >/dev/null || { echo "no buildah. Paste:  sudo apt-get update && sudo apt-get install -y buildah" >&2; exit 1; }
 	buildah build --layers --format docker --tag easq:latest --build-arg EASQ_REVISION $(ARGS) .
+
+# The plugin of docker where it is there, else the library that it is made of.
+.PHONY: compose-config
+compose-config: ## Check docker-compose.yml with Docker Compose's own reader (docker compose, or Go)
+	@if docker compose version >/dev/null 2>&1; then docker compose config --quiet; \
+	elif command -v go >/dev/null; then go run github.com/compose-spec/compose-go/v2/cmd@v2.9.0 docker-compose.yml >/dev/null; \
+	else echo "neither docker compose nor go is here" >&2; exit 1; fi
+	@echo "docker-compose.yml is right"
 
 .PHONY: clean
 clean: ## Remove what was built here (not what lies in the user's cache)
