@@ -147,6 +147,7 @@ impl Trial {
         let said = output.lines().rev().find(|line| line.contains("version refused")).expect("a log line");
         assert!(said.contains(word) && said.contains(&format!("version={version}")), "{said}");
         assert_eq!(self.daemon.metric("easq_follower_version"), self.model.newest as f64);
+        assert_eq!(self.daemon.metric("easq_follower_wanted_version"), version as f64);
 
         self.model.publish(candidate(self.step));
         self.step += 1;

@@ -54,13 +54,16 @@ fn draw(area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>, chart: &Char
     let low = if low > 0.0 && low < 0.6 * high { 0.0 } else { low };
     let room = 0.08 * (high - low).max(1e-9);
     let bottom = if low == 0.0 { 0.0 } else { low - room };
+    // The names stand above the lines.
+    let named = chart.lines.len().clamp(1, NAMED) as f64;
+    let top = high + room * (1.0 + named);
     let unit = chart.unit.clone();
     let mut context = ChartBuilder::on(area)
         .caption(&chart.title, text(17))
         .margin(8)
         .x_label_area_size(24)
         .y_label_area_size(64)
-        .build_cartesian_2d(0.0..end / 60.0, bottom..high + room)
+        .build_cartesian_2d(0.0..end / 60.0, bottom..top)
         .expect("axes");
     context
         .configure_mesh()
