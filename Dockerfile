@@ -8,6 +8,8 @@ WORKDIR /src
 COPY scripts/system-packages scripts/get-libtorch scripts/
 RUN scripts/system-packages build && EASQ_CACHE=/var/cache/easq scripts/get-libtorch
 COPY . .
+# The commit that the program names as its own: --build-arg EASQ_REVISION=...
+ARG EASQ_REVISION
 RUN cargo build --release --locked \
     && install -D target/release/easq /opt/easq/bin/easq \
     && mkdir /opt/easq/lib \
@@ -20,7 +22,9 @@ RUN apt-get update \
         ca-certificates libssl3 libstdc++6 zlib1g \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 10001 easq \
-    && useradd --uid 10001 --gid easq --no-create-home --home-dir / --shell /usr/sbin/nologin easq
+    && useradd --uid 10001 --gid easq --no-create-home --home-dir / --shell /usr/sbin/nologin easq \
+    # For `easq follow --dir /model`: a new volume that is mounted here gets its owner.
+    && install --directory --owner easq --group easq /model
 # The binary looks for libtorch in ../lib beside it.
 COPY --from=build /opt/easq /opt/easq
 ENV PATH=/opt/easq/bin:$PATH EASQ__TELEMETRY__LISTEN=0.0.0.0:9464

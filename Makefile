@@ -22,7 +22,7 @@ easq := cargo run --quiet --profile $(PROFILE) --
 
 .PHONY: help
 help: ## List the tasks
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 .PHONY: setup-build
 setup-build:
@@ -34,9 +34,16 @@ setup-kafka:
 	@scripts/system-packages kafka
 	@scripts/get-kafka >/dev/null
 
+.PHONY: setup-prometheus
+setup-prometheus:
+	@scripts/get-prometheus >/dev/null
+
 .PHONY: setup
-setup: setup-build setup-kafka ## Fetch what building and testing need; plain cargo works afterwards
+setup: setup-build setup-kafka setup-prometheus ## Fetch what building and testing need; plain cargo works afterwards
 	@scripts/python-env >/dev/null
+
+# Which commit `easq_build_info` and /status name.
+build demo image: export EASQ_REVISION := $(shell git rev-parse --short=12 HEAD 2>/dev/null)
 
 .PHONY: build
 build: setup-build ## Build the program (PROFILE=release)
@@ -80,15 +87,20 @@ poison: setup-build ## Poison streams of the synthetic world, and see what the g
 .PHONY: bench
 bench: setup-build setup-kafka ## Measure what speed depends on (ARGS=... for criterion, RESTARTS=10 of a joiner, UPDATES=200 of a model)
 	cargo bench --bench join --bench train_step -- $(ARGS)
+	cargo bench --bench telemetry
 	scripts/with-kafka cargo bench --bench recovery -- --restarts $(RESTARTS)
 	scripts/with-kafka cargo bench --bench follow -- --updates $(UPDATES)
+
+.PHONY: pictures
+pictures: setup-build setup-kafka setup-prometheus ## Draw the dashboards of a running line, for README (ARGS="--minutes 6")
+	scripts/with-kafka cargo test $(FEATURES) --test pictures -- --output docs/images $(ARGS)
 
 .PHONY: lint
 lint: setup-build ## Check formatting, and lints with warnings as errors
 	cargo fmt --check
 	cargo clippy -- -D warnings
 	cargo clippy $(FEATURES) --all-targets -- -D warnings
-	cargo clippy $(FEATURES) --test chaos --test rankers -- -D warnings
+	cargo clippy $(FEATURES) --test chaos --test rankers --test pictures -- -D warnings
 
 .PHONY: deny
 deny: ## Check licenses, versions, origin and advisories of the dependencies (builds cargo-deny once)
@@ -107,7 +119,15 @@ kafka: setup-kafka ## Run an empty Apache Kafka on 127.0.0.1 until Ctrl-C (PORT=
 .PHONY: image
 image: ## Build the container image easq:latest with buildah (ARGS=... for buildah)
 	@command -v buildah >/dev/null || { echo "no buildah. Paste:  sudo apt-get update && sudo apt-get install -y buildah" >&2; exit 1; }
-	buildah build --layers --format docker --tag easq:latest $(ARGS) .
+	buildah build --layers --format docker --tag easq:latest --build-arg EASQ_REVISION $(ARGS) .
+
+# The plugin of docker where it is there, else the library that it is made of.
+.PHONY: compose-config
+compose-config: ## Check docker-compose.yml with Docker Compose's own reader (docker compose, or Go)
+	@if docker compose version >/dev/null 2>&1; then docker compose config --quiet; \
+	elif command -v go >/dev/null; then go run github.com/compose-spec/compose-go/v2/cmd@v2.9.0 docker-compose.yml >/dev/null; \
+	else echo "neither docker compose nor go is here" >&2; exit 1; fi
+	@echo "docker-compose.yml is right"
 
 .PHONY: clean
 clean: ## Remove what was built here (not what lies in the user's cache)

@@ -14,6 +14,7 @@ const SCHEMAS: [&str; 5] = [
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     compile_schemas()?;
     set_run_path()?;
+    tell_libtorch_version();
     Ok(())
 }
 
@@ -45,4 +46,13 @@ fn set_run_path() -> Result<(), Box<dyn std::error::Error>> {
     let lib = fs::canonicalize(Path::new(&libtorch).join("lib"))?;
     println!("cargo::rustc-link-arg=-Wl,-rpath,{}", lib.display());
     Ok(())
+}
+
+/// `libtorch/build-version` is all that says which libtorch it is.
+fn tell_libtorch_version() {
+    let file = PathBuf::from(env::var_os("LIBTORCH").unwrap_or_default()).join("build-version");
+    println!("cargo::rerun-if-changed={}", file.display());
+    let version = fs::read_to_string(file).unwrap_or_default();
+    let version = if version.trim().is_empty() { "unknown" } else { version.trim() };
+    println!("cargo::rustc-env=EASQ_LIBTORCH={version}");
 }

@@ -85,7 +85,7 @@ struct RunArgs {
 struct FollowCommand {
     #[command(flatten)]
     args: FollowArgs,
-    /// Serve /healthz, /readyz (200 once DIR/current is there) and /metrics here; `easq run` does it
+    /// Serve /healthz, /readyz (200 once DIR/current is there), /status and /metrics here; `easq run` does it
     /// at telemetry.listen.
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,

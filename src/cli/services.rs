@@ -11,16 +11,20 @@ use super::Role;
 use crate::publish::commands::{self, FollowArgs};
 use crate::settings::Settings;
 use crate::supervise::{Kind, Stage, SuperviseError, Supervisor};
-use crate::telemetry::{self, Metrics, Readiness, events};
+use crate::telemetry::state::{self, Purpose};
+use crate::telemetry::{self, Metrics, events};
 use crate::{backfill as replay, demo as show, joiner, offline, simulate as world, trainer};
 
 pub(super) fn run(settings: Settings, role: Role) -> Result<()> {
     let listen = Some(&settings.telemetry.listen).filter(|address| !address.is_empty());
     let endpoints = Endpoints::new(listen.map(|address| address.parse()).transpose()?)?;
-    events::Started { command: "run" }.emit();
+    let roles = match role {
+        Role::All => vec![state::Role::Joiner, state::Role::Trainer],
+        Role::Joiner => vec![state::Role::Joiner],
+        Role::Trainer => vec![state::Role::Trainer],
+    };
+    begin(&settings, "run", roles);
     let settings = Arc::new(settings);
-    // What it waits for, brokers or its turn, is no reason to restart it or to hold back another one.
-    endpoints.ready.set();
     supervise(&settings, Some(endpoints), |supervisor| {
         if role != Role::Trainer {
             let settings = Arc::clone(&settings);
@@ -40,14 +44,12 @@ pub(super) fn run(settings: Settings, role: Role) -> Result<()> {
 
 pub(super) fn follow(settings: Settings, args: FollowArgs, listen: Option<SocketAddr>) -> Result<()> {
     let endpoints = listen.map(|listen| Endpoints::new(Some(listen))).transpose()?;
-    let ready = endpoints.as_ref().map(|endpoints| endpoints.ready.clone()).unwrap_or_default();
-    events::Started { command: "follow" }.emit();
+    begin(&settings, "follow", vec![state::Role::Follower]);
     let settings = Arc::new(settings);
     supervise(&settings, endpoints, |supervisor| {
         let settings = Arc::clone(&settings);
-        supervisor.thread("follower", Stage::Work, Kind::Job, move |stop| {
-            commands::follow(&settings, &args, &stop, &|| ready.set())
-        })
+        supervisor
+            .thread("follower", Stage::Work, Kind::Job, move |stop| commands::follow(&settings, &args, &stop))
     })
 }
 
@@ -110,12 +112,26 @@ pub(super) fn learn_file(settings: Settings, args: offline::Args) -> Result<()> 
 struct Endpoints {
     metrics: Metrics,
     listen: Option<SocketAddr>,
-    ready: Readiness,
+}
+
+/// Says what the process is there for.
+fn begin(settings: &Settings, command: &'static str, roles: Vec<state::Role>) {
+    let joins = roles.contains(&state::Role::Joiner);
+    let joiner_instances = if joins { settings.joiner.instances } else { 0 };
+    let started = events::Started { command, roles: &roles, joiner_instances };
+    started.emit();
+    state::state().begin(Purpose {
+        command,
+        roles,
+        joiner_instances,
+        model: settings.model.name.clone(),
+        unready_after: Duration::from_millis(settings.telemetry.unready_after_ms),
+    });
 }
 
 impl Endpoints {
     fn new(listen: Option<SocketAddr>) -> Result<Self> {
-        Ok(Self { metrics: telemetry::install_recorder()?, listen, ready: Readiness::default() })
+        Ok(Self { metrics: telemetry::install_recorder()?, listen })
     }
 }
 
@@ -134,10 +150,10 @@ fn supervise(
     let ended = runtime.block_on(async {
         let drain_deadline = Duration::from_millis(settings.joiner.drain_deadline_ms);
         let mut supervisor = Supervisor::new(drain_deadline);
-        if let Some(Endpoints { metrics, listen, ready }) = endpoints {
+        if let Some(Endpoints { metrics, listen }) = endpoints {
             let draining = supervisor.stop_token();
             supervisor.task("telemetry", Stage::Endpoints, Kind::Service, |stop| {
-                telemetry::serve(listen, metrics, ready, draining, stop)
+                telemetry::serve(listen, metrics, draining, stop)
             });
         }
         start(&mut supervisor)?;

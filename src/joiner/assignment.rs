@@ -54,7 +54,13 @@ impl Instance<'_> {
         };
         self.membership.start(&starts(&states))?;
         self.partitions = states;
-        events::PartitionsAssigned { instance: self.number, partitions: &partitions }.emit();
+        events::PartitionsAssigned {
+            instance: self.number,
+            partitions: &partitions,
+            topics: [&self.settings.topics.behavior, &self.settings.topics.responses],
+            after: self.nothing_since.elapsed(),
+        }
+        .emit();
         Ok(())
     }
 
@@ -94,6 +100,7 @@ impl Instance<'_> {
         let partitions = self.membership.owned();
         self.partitions.clear();
         self.must_rebuild = false;
+        self.nothing_since = Instant::now();
         events::PartitionsRevoked { instance: self.number, partitions: &partitions, lost }.emit();
     }
 

@@ -13,6 +13,7 @@ use crate::settings::Settings;
 use crate::supervise::StopToken;
 use crate::telemetry::events;
 use crate::telemetry::partitions::{self, PartitionReport};
+use crate::telemetry::state::InstanceState;
 
 use super::identity::Identity;
 use super::output::OutputTopics;
@@ -55,10 +56,16 @@ pub(super) struct Instance<'a> {
     open: Option<Instant>,
     last_commit: Instant,
     last_report: Instant,
+    /// When it began to own nothing.
+    pub(super) nothing_since: Instant,
+    /// What it was at when that was last told.
+    told: InstanceState,
     /// Outputs that the open transaction, or the next, is still to take.
     outputs: Vec<Outgoing>,
     /// Kafka timestamps of the records that completed the labels among them.
     completed_ms: Vec<i64>,
+    /// Event times of the answers of these labels.
+    answered_ms: Vec<i64>,
     effects: Effects,
     polled: Vec<Record>,
 }
@@ -98,8 +105,11 @@ impl<'a> Instance<'a> {
             open: None,
             last_commit: now,
             last_report: now,
+            nothing_since: now,
+            told: InstanceState::Joining,
             outputs: Vec::new(),
             completed_ms: Vec::new(),
+            answered_ms: Vec::new(),
             effects: Effects::default(),
             polled: Vec::new(),
         }))
@@ -136,6 +146,7 @@ impl<'a> Instance<'a> {
         }
         self.transact(Self::commit_if_due)?;
         self.check_health()?;
+        self.tell_changes();
         self.show_lag_if_due();
         Ok(moved)
     }
@@ -174,8 +185,12 @@ impl<'a> Instance<'a> {
                 responses: self.membership.at_end(Side::Responses, number),
             };
             moved |= partition.advance(ends, &mut self.effects, &mut self.completed_ms)?;
-            let outputs = self.effects.outputs.drain(..);
-            self.outputs.extend(outputs.map(|output| self.topics.outgoing(number, output)));
+            for output in self.effects.outputs.drain(..) {
+                if output.kind == OutputKind::LabelledView {
+                    self.answered_ms.extend(output.event_time_ms);
+                }
+                self.outputs.push(self.topics.outgoing(number, output));
+            }
             let membership = &mut self.membership;
             partition.note_idle(ends, idle_after, now, |side| membership.is_at_current_end(side, number));
             partition.note_recovered();
@@ -269,7 +284,7 @@ impl<'a> Instance<'a> {
     /// built again in the next turn.
     pub(super) fn abort(&mut self, reason: &str) -> Result<(), JoinerError> {
         self.outputs.clear();
-        self.completed_ms.clear();
+        self.forget_labels();
         if self.open.take().is_some() {
             self.producer.abort()?;
             events::JoinerAborted { instance: self.number, reason }.emit();
@@ -279,13 +294,37 @@ impl<'a> Instance<'a> {
         Ok(())
     }
 
+    fn forget_labels(&mut self) {
+        self.completed_ms.clear();
+        self.answered_ms.clear();
+    }
+
     /// A commit is what makes counts and labels exist for others.
     fn show_commit(&mut self, elapsed: Duration, moved: &[i32]) {
         let reports =
             moved.iter().filter_map(|number| Some((*number, self.report(self.partitions.get(number)?)?)));
         events::JoinerCommitted { elapsed, reports: reports.collect() }.emit();
-        events::LabelsCommitted { completed_ms: &self.completed_ms, now_ms: report::now_ms() }.emit();
-        self.completed_ms.clear();
+        let (completed_ms, answered_ms) = (&self.completed_ms, &self.answered_ms);
+        events::LabelsCommitted { completed_ms, answered_ms, now_ms: report::now_ms() }.emit();
+        self.forget_labels();
+    }
+
+    /// Says what it is at when that has changed.
+    fn tell_changes(&mut self) {
+        let recovering = self.partitions.values().filter(|partition| !partition.is_live()).count();
+        let now = if self.pending.is_some() || self.must_rebuild {
+            InstanceState::Waiting
+        } else if self.membership.group_metadata().is_none() {
+            InstanceState::Joining
+        } else if recovering > 0 {
+            InstanceState::Recovering { partitions: recovering }
+        } else {
+            InstanceState::Working
+        };
+        if now != self.told {
+            self.told = now;
+            events::InstanceChanged { instance: self.number, now }.emit();
+        }
     }
 
     /// Shows what a new owner has found committed, and how the lag of a partition changes between

@@ -28,11 +28,14 @@ use crossbeam_channel::{Receiver, bounded};
 use crate::kafka::identity::TopicId;
 use crate::settings::Settings;
 use crate::supervise::{Beat, BeatWatch, StopToken, panic_message};
+use crate::telemetry::events::WindowBounded;
 
 pub use error::JoinerError;
 use identity::identity;
 use instance::Instance;
 pub(crate) use output::outgoing;
+#[doc(hidden)]
+pub use report::tell_commit;
 use watch::{KnownTopics, watch};
 
 /// How often the instances are looked after while they run.
@@ -72,6 +75,7 @@ impl Tokens {
 /// [`JoinerError::leaves_threads`] whether a thread is left that only the end of the process ends.
 pub fn run(settings: &Settings, stop: &StopToken) -> Result<(), JoinerError> {
     let settings = Arc::new(settings.clone());
+    WindowBounded { bytes: settings.join.max_waiting_bytes }.emit();
     // Of its own, so that a failure stops the instances and nothing else.
     let tokens = Tokens::default();
     let watching = start_watch(&settings, &tokens)?;

@@ -186,6 +186,11 @@ impl Partition {
         }
     }
 
+    /// Whether it gives new output.
+    pub(super) fn is_live(&self) -> bool {
+        matches!(self.phase, Phase::Live)
+    }
+
     /// True while nothing of the join differs from what is committed, and that is not shown yet.
     pub(super) fn is_to_be_shown(&self) -> bool {
         matches!(self.phase, Phase::Live) && !self.is_changed && self.committed.is_none()

@@ -13,6 +13,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaConfRes;
 
 use crate::settings;
@@ -71,8 +72,13 @@ pub(crate) struct Connection {
     trouble: Mutex<Option<String>>,
 }
 
+/// Brings [`Connection::note_statistics`]. Only for clients that are polled all the time: of others they
+/// would gather without a bound.
+pub(crate) const STATISTICS: (&str, &str) = ("statistics.interval.ms", "1000");
+
 impl Connection {
     fn new(client: String) -> Self {
+        events::KafkaClientMade { client: &client }.emit();
         Self { client, down: AtomicBool::new(false), trouble: Mutex::default() }
     }
 
@@ -99,10 +105,32 @@ impl Connection {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether no sign of life has come since a connection was lost.
+    pub(crate) fn is_down(&self) -> bool {
+        self.down.load(Ordering::Relaxed)
+    }
+
+    /// What a client says of its brokers tells that they are back, where nothing else does: an idle log
+    /// brings no record, and who has nothing to write sees nothing delivered.
+    pub(crate) fn note_statistics(&self, statistics: &Statistics) {
+        let brokers = statistics.brokers.values();
+        if is_connected(brokers.map(|broker| (broker.nodeid, broker.state.as_str()))) {
+            self.note_up();
+        }
+    }
+
     /// Called for every sign of life, so the common case is one relaxed load.
     pub(crate) fn note_up(&self) {
-        if self.down.load(Ordering::Relaxed) && self.down.swap(false, Ordering::Relaxed) {
+        if self.is_down() && self.down.swap(false, Ordering::Relaxed) {
             events::KafkaAvailable { client: &self.client }.emit();
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if *self.down.get_mut() {
+            events::KafkaClientGone { client: &self.client }.emit();
         }
     }
 }
@@ -131,12 +159,30 @@ impl<S> Context<Mutex<S>> {
 
 impl<S: Send + Sync> ClientContext for Context<S> {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // While brokers are away that is no news.
+        let level =
+            if facility == "REQTMOUT" && self.connection.is_down() { RDKafkaLogLevel::Debug } else { level };
         forward_log(&self.connection.client, level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         report_error(&self.connection, &error, reason);
     }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        if self.connection.is_down()
+            && let Ok(statistics) = serde_json::from_slice(statistics)
+        {
+            self.connection.note_statistics(&statistics);
+        }
+    }
+}
+
+/// Whether a broker is connected and none is that a connection to was tried and is not there: the number
+/// of each, negative of those that have none of their own, and its state.
+fn is_connected<'a>(mut brokers: impl Iterator<Item = (i32, &'a str)> + Clone) -> bool {
+    brokers.clone().any(|(_, state)| state == "UP")
+        && brokers.all(|(number, state)| number < 0 || matches!(state, "UP" | "INIT"))
 }
 
 impl ConsumerContext for Context {}
@@ -235,6 +281,15 @@ mod tests {
     fn a_controlled_property_is_ignored_where_easq_leaves_it_out() {
         let config = client_config(&kafka(&[("transactional.id", "x")]), &[], &[]);
         assert_eq!(config.get("transactional.id"), None);
+    }
+
+    #[test]
+    fn a_client_is_connected_when_no_broker_that_it_needs_is_away() {
+        let is_connected = |brokers: &[(i32, &str)]| super::is_connected(brokers.iter().copied());
+        assert!(is_connected(&[(1, "UP"), (2, "INIT"), (-1, "DOWN")]));
+        assert!(!is_connected(&[(1, "UP"), (2, "TRY_CONNECT")]));
+        assert!(!is_connected(&[(1, "INIT")]));
+        assert!(!is_connected(&[]));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 
-use super::client::{Context, client_config, is_access_refused, is_connection_trouble};
+use super::client::{Context, STATISTICS, client_config, is_access_refused, is_connection_trouble};
 use super::{GroupMetadata, metadata};
 use crate::settings::Settings;
 
@@ -105,7 +105,7 @@ impl Ownership {
         let max_poll_interval_ms = MAX_POLL_INTERVAL_MS.max(train.session_timeout_ms);
         let mut config = client_config(
             &settings.kafka,
-            &[],
+            &[STATISTICS],
             &[
                 ("group.id", group),
                 ("group.protocol", "classic"),
@@ -150,6 +150,11 @@ impl Ownership {
             return Ok(Owned::Lost);
         }
         Ok(if state.generation.is_some() { Owned::Yes } else { Owned::No })
+    }
+
+    /// Whether the group has taken it in: it owns the model or knows that another one does.
+    pub fn is_member(&self) -> bool {
+        lock(&self.consumer.context().state).is_member
     }
 
     fn on_error(&self, error: &KafkaError) -> Result<(), OwnershipError> {
@@ -202,6 +207,8 @@ struct State {
     /// Captured at the last rebalance; `None` while the partition is not assigned.
     generation: Option<GroupMetadata>,
     lost: bool,
+    /// The group has said what this member owns, perhaps nothing.
+    is_member: bool,
 }
 
 /// Takes assignments on the thread that polls.
@@ -225,6 +232,7 @@ impl ConsumerContext for Member {
         self.connection.note_up();
         let mut state = lock(&self.state);
         let assigned = event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        state.is_member = assigned;
         let owns = assigned && (partitions.count() > 0 || state.generation.is_some());
         if state.generation.is_some() && !owns {
             state.lost = true;

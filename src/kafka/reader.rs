@@ -7,7 +7,7 @@ mod feeds;
 mod queue;
 mod reading;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -46,6 +46,10 @@ pub enum ReadError {
 
 /// How long a question about a topic may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often brokers that are away are asked whether they are back, and for how long: an answer may wait
+/// behind a fetch.
+const ASK_INTERVAL: Duration = Duration::from_secs(2);
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// `poll` returns at once, again and again, while brokers are down.
 const PAUSE_ON_ERROR: Duration = Duration::from_millis(20);
 
@@ -77,6 +81,8 @@ pub struct LogReader {
     client: String,
     names: RefCell<TopicNames>,
     assigned: Vec<(Arc<str>, i32, i64)>,
+    /// When brokers that were away were asked last.
+    asked: Cell<Option<Instant>>,
 }
 
 /// What one poll of a partition's log came to.
@@ -116,7 +122,13 @@ impl LogReader {
             .create_with_context(Context::new(client, ()))
             .map_err(|error| client_error(client, &error))?;
         let names = RefCell::default();
-        Ok(Self { consumer: Arc::new(consumer), client: client.to_owned(), names, assigned: Vec::new() })
+        Ok(Self {
+            consumer: Arc::new(consumer),
+            client: client.to_owned(),
+            names,
+            assigned: Vec::new(),
+            asked: Cell::default(),
+        })
     }
 
     /// Reads exactly these partitions from now on, each from the given offset. Whether the log
@@ -176,7 +188,27 @@ impl LogReader {
     }
 
     fn next(&self, timeout: Duration) -> Result<Polled, ReadError> {
-        self.polled(self.consumer.poll(timeout))
+        let polled = self.polled(self.consumer.poll(timeout))?;
+        if matches!(polled, Polled::Nothing) {
+            self.ask_if_away();
+        }
+        Ok(polled)
+    }
+
+    /// Asks from time to time whether brokers that were away are back: an idle log brings no record that
+    /// tells.
+    fn ask_if_away(&self) {
+        let connection = &self.consumer.context().connection;
+        if !connection.is_down() || self.asked.get().is_some_and(|asked| asked.elapsed() < ASK_INTERVAL) {
+            return;
+        }
+        let answers = |(topic, partition, _): &(Arc<str>, i32, i64)| {
+            metadata::watermarks(self.consumer.client(), topic, *partition, ASK_TIMEOUT).is_ok()
+        };
+        if !self.assigned.is_empty() && self.assigned.iter().all(answers) {
+            connection.note_up();
+        }
+        self.asked.set(Some(Instant::now()));
     }
 
     fn polled(&self, message: Option<Result<BorrowedMessage<'_>, KafkaError>>) -> Result<Polled, ReadError> {

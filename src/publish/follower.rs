@@ -28,7 +28,7 @@ use crate::contract::v1;
 use crate::model::HostTensor;
 use crate::settings::Settings;
 use crate::supervise::StopToken;
-use crate::telemetry::events::{FollowerWaits, VersionFollowed, VersionFound, VersionRefused};
+use crate::telemetry::events::{FollowerWaits, VersionFollowed, VersionFound, VersionRefused, VersionWanted};
 
 use super::TRAINING_PREFIX;
 use super::error::{PublishError, Refusal};
@@ -166,7 +166,8 @@ impl Follower {
             follower.hold(&manifest, &cut(&manifest, &tensors));
             // Of these the tensors were checked, not the pages one by one.
             follower.at_hand.retain(|sha, bytes| sha256(bytes) == *sha);
-            VersionFound { version: manifest.version, created_ms: manifest.created_at_ms }.emit();
+            let (version, created_ms) = (manifest.version, manifest.created_at_ms);
+            VersionFound { version, created_ms, event_time_ms: manifest.event_time_watermark_ms }.emit();
         }
         Ok(follower)
     }
@@ -224,6 +225,9 @@ impl Follower {
             // Of all that is there already only the last word counts.
             while registry.poll(Duration::ZERO)? {}
         }
+        if let Some(version) = registry.registry.followed() {
+            VersionWanted { version }.emit();
+        }
         let Some(wanted) = self.wanted() else { return Ok(None) };
         let manifest = self.manifest(wanted);
         match self.load(wanted, manifest.as_ref()) {
@@ -270,6 +274,7 @@ impl Follower {
         VersionFollowed {
             version: wanted,
             created_ms: manifest.created_at_ms,
+            event_time_ms: manifest.event_time_watermark_ms,
             pages_read: loaded.pages_read,
             pages_reused: loaded.pages_reused,
             bytes_read: loaded.bytes_read,

@@ -13,7 +13,9 @@ use crate::kafka::{GroupMetadata, NextOffset, Outgoing};
 use crate::model::Architecture;
 use crate::settings::Settings;
 use crate::supervise::{StopToken, failpoint};
-use crate::telemetry::events::{PagesNotTrimmed, PublishAborted, VersionNotPromoted, VersionPublished};
+use crate::telemetry::events::{
+    PagesNotTrimmed, ProductionStands, PublishAborted, VersionJudged, VersionPublished,
+};
 
 use super::candidate::{Candidate, Published, StreamSuspect, WayBack};
 use super::error::PublishError;
@@ -127,10 +129,11 @@ impl Publisher {
         self.trim();
         failpoint("publish-after-trim");
         let written: usize = draft.plan.writes.iter().map(|page| page.len()).sum();
+        let is_promoted = manifest.gate.as_ref().is_some_and(|gate| gate.promoted);
         VersionPublished {
             version: manifest.version,
             kind: if manifest.kind() == v1::VersionKind::Checkpoint { "checkpoint" } else { "serving" },
-            is_production: manifest.gate.as_ref().is_some_and(|gate| gate.promoted),
+            is_production: is_promoted,
             pages_written: draft.plan.writes.len() as u64,
             pages_reused: draft.plan.pages_reused,
             bytes_written: written as u64,
@@ -138,9 +141,7 @@ impl Publisher {
             elapsed: started.elapsed(),
         }
         .emit();
-        for (test, reason) in manifest.gate.iter().flat_map(|gate| gate.tests.iter().zip(&gate.reasons)) {
-            VersionNotPromoted { version: manifest.version, test, reason }.emit();
-        }
+        tell_decision(&manifest);
         let way_back = self.way_back(&manifest, candidate.suspicion.as_ref())?;
         Ok(Published {
             manifest,
@@ -412,6 +413,18 @@ impl Publisher {
                 PagesNotTrimmed { topic: &topic, below_offset: bound, reason: &reason }.emit();
             }
         }
+    }
+}
+
+/// Of a version that is published now: what the gate said, and what production is.
+fn tell_decision(manifest: &v1::Manifest) {
+    let Some(gate) = &manifest.gate else { return };
+    let failed: Vec<(&str, &str)> =
+        gate.tests.iter().map(String::as_str).zip(gate.reasons.iter().map(String::as_str)).collect();
+    let (version, created_ms) = (manifest.version, manifest.created_at_ms);
+    VersionJudged { version, at_ms: created_ms, is_promoted: gate.promoted, failed: &failed }.emit();
+    if gate.promoted {
+        ProductionStands { version, created_ms, event_time_ms: manifest.event_time_watermark_ms }.emit();
     }
 }
 

@@ -325,6 +325,7 @@ pub struct Gate {
 #[serde(deny_unknown_fields)]
 pub struct Telemetry {
     pub listen: String,
+    pub unready_after_ms: u64,
     pub log_format: LogFormat,
     pub log_filter: String,
 }

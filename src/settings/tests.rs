@@ -38,6 +38,13 @@ fn only_fault(texts: &[&str]) -> (String, String) {
 }
 
 #[test]
+fn nothing_is_served_beyond_this_machine_unless_a_person_says_so() {
+    let listen = Settings::default().telemetry.listen;
+    let address: std::net::SocketAddr = listen.parse().expect("an address");
+    assert!(address.ip().is_loopback(), "{address}");
+}
+
+#[test]
 fn a_flag_overrides_the_environment_which_overrides_the_file_which_overrides_the_defaults() {
     let file = written(
         "[join]\nwindow_ms = 10\nmax_lead_ms = 10\nidle_after_ms = 10\n[topics]\nlate = \"from.file\"\n",

@@ -1,14 +1,13 @@
-//! `/healthz`, `/readyz` and `/metrics`, for a probe and a scraper that may be anyone who reaches the port:
+//! `/healthz`, `/readyz`, `/status` and `/metrics`, for a probe and a scraper that may be anyone who reaches the port:
 //! the size and the time of a request are limited, as is the number of connections.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
@@ -19,7 +18,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use super::partitions;
 use super::recorder::{Metrics, UPKEEP_INTERVAL};
+use super::state::{State, state};
+use super::status::{Sources, Status};
 use crate::supervise::StopToken;
 
 /// Connections served at once; others wait to be accepted.
@@ -42,39 +44,24 @@ pub enum ServeError {
     Listen { address: SocketAddr, source: io::Error },
 }
 
-/// Whether the process can do what it is there for; clones share it. It begins unready.
-#[derive(Debug, Clone, Default)]
-pub struct Readiness(Arc<AtomicBool>);
-
-impl Readiness {
-    /// From now on the process is ready.
-    pub fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
 #[derive(Clone)]
 struct Shared {
     metrics: Metrics,
-    ready: Readiness,
+    state: State,
     draining: StopToken,
 }
 
 /// Keeps the metrics up and, when `listen` is given, serves them until `stop`.
 ///
 /// `GET /healthz` answers 200 while the process works and 503 from the moment `draining` stops;
-/// `GET /readyz` answers 503 until `ready` is set, then as `/healthz` does; `GET /metrics` answers in the Prometheus text format.
+/// `GET /readyz` answers 200 while every role of the process is ready, otherwise and from the drain on
+/// 503 with the reasons; `GET /status` answers with what a person asks first, as JSON; `GET /metrics` answers in the Prometheus text format.
 ///
 /// # Errors
 /// [`ServeError::Listen`] when the address cannot be had.
 pub async fn serve(
     listen: Option<SocketAddr>,
     metrics: Metrics,
-    ready: Readiness,
     draining: StopToken,
     stop: StopToken,
 ) -> Result<(), ServeError> {
@@ -86,8 +73,8 @@ pub async fn serve(
     let listener =
         TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
     let address = listener.local_addr().unwrap_or(address);
-    tracing::info!(%address, "serving /healthz, /readyz and /metrics");
-    let router = router(Shared { metrics, ready, draining });
+    tracing::info!(%address, "serving /healthz, /readyz and /metrics, and /status");
+    let router = router(Shared { metrics, state: state().clone(), draining });
     tokio::select! {
         () = accept(listener, router, stop.clone()) => {}
         () = upkeep => {}
@@ -100,11 +87,12 @@ fn router(shared: Shared) -> Router {
     Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
+        .route("/status", get(status))
         .route("/metrics", get(metrics))
         .with_state(shared)
 }
 
-async fn healthz(State(shared): State<Shared>) -> impl IntoResponse {
+async fn healthz(extract::State(shared): extract::State<Shared>) -> impl IntoResponse {
     if shared.draining.is_stopped() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
     } else {
@@ -112,18 +100,29 @@ async fn healthz(State(shared): State<Shared>) -> impl IntoResponse {
     }
 }
 
-async fn readyz(State(shared): State<Shared>) -> impl IntoResponse {
+async fn readyz(extract::State(shared): extract::State<Shared>) -> impl IntoResponse {
     if shared.draining.is_stopped() {
-        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
-    } else if shared.ready.is_set() {
-        (StatusCode::OK, "ok\n")
+        return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());
+    }
+    let reasons = shared.state.known().not_ready(Instant::now());
+    if reasons.is_empty() {
+        (StatusCode::OK, "ok\n".to_owned())
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+        (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n")
     }
 }
 
-async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
+async fn metrics(extract::State(shared): extract::State<Shared>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.metrics.render())
+}
+
+async fn status(extract::State(shared): extract::State<Shared>) -> impl IntoResponse {
+    // Rendering asks for the state, too: not while it is held.
+    let (metrics, partitions) = (shared.metrics.render(), partitions::reports());
+    let draining = shared.draining.is_stopped();
+    let known = shared.state.known();
+    let sources = Sources { known: &known, metrics: &metrics, partitions: &partitions, draining };
+    ([(header::CONTENT_TYPE, "application/json")], Status::new(&sources).to_json())
 }
 
 async fn upkeep(metrics: Metrics) {
@@ -158,7 +157,7 @@ async fn accept(listener: TcpListener, router: Router, stop: StopToken) {
     }
 }
 
-/// Serves one connection. Request bodies are never read: neither route wants one, and the
+/// Serves one connection. Request bodies are never read: no route wants one, and the
 /// connection of a client that sends one is closed after the answer.
 async fn connection(stream: TcpStream, router: Router) {
     let served = http1::Builder::new()

@@ -1,7 +1,7 @@
 //! Every metric: name, kind, labels and meaning, in one table.
 //!
 //! Prometheus' conventions: the prefix `easq_`, base units (seconds, bytes) last in the name,
-//! `_total` for counters. README's table is compared with this one by a test.
+//! `_total` for counters; `process_` for what every program has. README's table is compared with this one by a test.
 
 /// How a metric behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,8 +49,10 @@ macro_rules! table {
 }
 
 table! {
-    BUILD_INFO "easq_build_info" Gauge ["version"]
-        "Always 1; the version of the program.";
+    BUILD_INFO "easq_build_info" Gauge ["version", "revision", "libtorch"]
+        "Always 1; the version of the program, the commit (unknown where the build was not told) and the libtorch it was built with.";
+    READY "easq_ready" Gauge ["role"]
+        "1 while a role of this process (joiner, trainer or follower) is ready, as /readyz says it, else 0.";
 
     JOIN_RECORDS "easq_join_records_total" Counter ["topic", "partition", "outcome"]
         "Committed input records since the group began, by final outcome; only partitions owned by this process.";
@@ -60,6 +62,8 @@ table! {
         "Records in the join window that may still match.";
     JOIN_BUFFERED_BYTES "easq_join_buffered_bytes" Gauge ["topic", "partition"]
         "Memory of the join window.";
+    JOIN_MAX_WAITING_BYTES "easq_join_max_waiting_bytes" Gauge []
+        "What it may be in each input of a partition (join.max_waiting_bytes); the oldest records are pushed out there.";
     JOIN_STREAM_TIME "easq_join_stream_time_seconds" Gauge ["topic", "partition"]
         "Greatest event time read, as Unix time.";
     JOIN_LAG_RECORDS "easq_join_lag_records" Gauge ["topic", "partition"]
@@ -77,6 +81,12 @@ table! {
 
     JOINER_PARTITIONS "easq_joiner_partitions" Gauge ["instance"]
         "Partition numbers owned by a joiner instance.";
+    JOINER_RECOVERING "easq_joiner_recovering_partitions" Gauge ["instance"]
+        "Partition numbers owned by a joiner instance whose state is being rebuilt, and which give no output yet.";
+    JOINER_REBALANCES "easq_joiner_rebalances_total" Counter ["kind"]
+        "Changes of what a joiner instance owns: assigned, revoked, or lost (taken away without a chance to commit).";
+    JOINER_REBALANCE_SECONDS "easq_joiner_rebalance_seconds" Histogram []
+        "Time in which a joiner instance owned nothing: from its start, or from a revocation, until it reads what was assigned.";
     JOINER_TRANSACTIONS "easq_joiner_transactions_total" Counter ["result"]
         "Joiner transactions, committed or aborted.";
     JOINER_TRANSACTION_SECONDS "easq_joiner_transaction_seconds" Histogram []
@@ -85,6 +95,8 @@ table! {
         "Time from the assignment of a partition until its state is rebuilt and it gives new output; not of those that kept their state.";
     JOINER_LABEL_SECONDS "easq_joiner_label_seconds" Histogram []
         "Time from the writing of the record that completed a label to the commit of the label.";
+    JOINER_ANSWER_LABEL_SECONDS "easq_joiner_answer_to_label_seconds" Histogram []
+        "Time from an answer, by its event time, to the commit of its label.";
     JOINER_LOST_OFFSETS "easq_joiner_lost_offsets_total" Counter ["topic", "partition"]
         "Input offsets that retention removed before the join had done with them.";
     JOINER_DROPPED_RECORDS "easq_joiner_dropped_records_total" Counter ["instance"]
@@ -96,6 +108,10 @@ table! {
         "1 while this process trains the model, 0 while it stands by.";
     TRAINER_LAG_RECORDS "easq_trainer_lag_records" Gauge ["topic", "partition"]
         "Samples between the trainer's position and the end of the partition.";
+    TRAINER_LAG_SECONDS "easq_trainer_lag_seconds" Gauge ["topic", "partition"]
+        "Time since the last sample read was written, 0 at the end of the partition.";
+    TRAINER_QUEUED "easq_trainer_queued_samples" Gauge ["topic"]
+        "Samples read and not yet taken by training; train.queued_samples is the bound, at which an input waits.";
     TRAINER_LOST_OFFSETS "easq_trainer_lost_offsets_total" Counter ["topic", "partition"]
         "Input offsets that were gone before they were learned, and accepted as a gap.";
     TRAINER_REPEATED_RECORDS "easq_trainer_repeated_records_total" Counter ["topic"]
@@ -104,10 +120,16 @@ table! {
         "Samples taken into training: group or pair.";
     TRAINER_DROPPED "easq_trainer_dropped_samples_total" Counter ["kind", "reason"]
         "Samples that training refused.";
+    TRAINER_ANSWER_PRODUCTION_SECONDS "easq_trainer_answer_to_production_seconds" Histogram []
+        "Time from an answer, by the event time of its preference pair, until the first version that has learned the pair is production.";
     TRAIN_STEPS "easq_train_steps_total" Counter []
         "Training steps.";
     TRAIN_STEP_SECONDS "easq_train_step_seconds" Histogram []
         "Time of a training step, scoring before learning included.";
+    TRAIN_BATCH "easq_train_batch_samples" Gauge ["kind"]
+        "Size of the last step: groups, their views, behavior pairs among these (behavior_pair), and preference pairs drawn (preference_pair).";
+    TRAIN_LEARNED "easq_train_learned_samples" Gauge ["kind"]
+        "Samples that the model has learned since it began, over all restarts, each once: group or pair.";
     TRAIN_SKIPPED_BATCHES "easq_train_skipped_batches_total" Counter []
         "Batches skipped because a loss or gradient was not finite.";
     TRAIN_LOSS "easq_train_loss" Gauge ["term"]
@@ -141,12 +163,18 @@ table! {
         "Number of the newest version of a kind.";
     PUBLISH_PRODUCTION "easq_publish_production_version" Gauge []
         "Number of the version that production points to.";
+    PUBLISH_PRODUCTION_CREATED "easq_publish_production_created_seconds" Gauge []
+        "When that version was published, as Unix time: its age is time() minus this.";
+    PUBLISH_PRODUCTION_EVENT_TIME "easq_publish_production_event_time_seconds" Gauge []
+        "Greatest event time among the samples of that version, as Unix time: how far production is behind is time() minus this.";
     PUBLISH_PAGES "easq_publish_pages_total" Counter ["state"]
         "Pages of published versions: written or reused.";
     PUBLISH_BYTES "easq_publish_bytes_total" Counter ["state"]
         "Bytes of these pages.";
     PUBLISH_ABORTS "easq_publish_aborts_total" Counter []
         "Transactions of a version that were aborted and tried again.";
+    GATE_DECISIONS "easq_gate_decisions_total" Counter ["result"]
+        "Versions that the gate has judged: passed, and became production, or refused.";
     GATE_REFUSALS "easq_gate_refusals_total" Counter ["test"]
         "Versions that did not become production, by the test that they failed: finite, offsets, stream, preference, behavior or rank_correlation.";
     GATE_DIFFERENCE "easq_gate_difference_points" Gauge ["kind", "statistic"]
@@ -168,8 +196,12 @@ table! {
 
     FOLLOWER_VERSION "easq_follower_version" Gauge []
         "Number of the version that a follower has in place.";
+    FOLLOWER_WANTED "easq_follower_wanted_version" Gauge []
+        "Number of the version that readers should follow: the pinned one, else production.";
     FOLLOWER_CREATED "easq_follower_version_created_seconds" Gauge []
         "When that version was published, as Unix time: its age is time() minus this.";
+    FOLLOWER_EVENT_TIME "easq_follower_event_time_seconds" Gauge []
+        "Greatest event time among the samples of that version, as Unix time.";
     FOLLOWER_DELAY "easq_follower_delay_seconds" Histogram []
         "Time from the writing of the pointer to a version, just before its commit, until the version is in place; by both clocks.";
     FOLLOWER_PAGES "easq_follower_pages_total" Counter ["state"]
@@ -178,6 +210,23 @@ table! {
         "Bytes of these pages.";
     FOLLOWER_REFUSED "easq_follower_refused_versions_total" Counter ["reason"]
         "Versions that a follower did not take: no_manifest, wrong_manifest, newer_format, other_model, missing_page, wrong_page, disk or other.";
+
+    PROCESS_CPU "process_cpu_seconds_total" Counter []
+        "Time on processors, by the user and for the system.";
+    PROCESS_RESIDENT_MEMORY "process_resident_memory_bytes" Gauge []
+        "Resident memory.";
+    PROCESS_VIRTUAL_MEMORY "process_virtual_memory_bytes" Gauge []
+        "Virtual memory.";
+    PROCESS_VIRTUAL_MEMORY_MAX "process_virtual_memory_max_bytes" Gauge []
+        "The bound of virtual memory; 0 without one.";
+    PROCESS_OPEN_FDS "process_open_fds" Gauge []
+        "Open file descriptors.";
+    PROCESS_MAX_FDS "process_max_fds" Gauge []
+        "The bound of open file descriptors.";
+    PROCESS_THREADS "process_threads" Gauge []
+        "Threads.";
+    PROCESS_START_TIME "process_start_time_seconds" Gauge []
+        "Start of the process, as Unix time.";
 }
 
 /// The row of a metric.
@@ -198,7 +247,8 @@ mod tests {
         let names: BTreeSet<_> = TABLE.iter().map(|metric| metric.name).collect();
         assert_eq!(names.len(), TABLE.len());
         for metric in TABLE {
-            assert!(metric.name.starts_with("easq_"), "{}", metric.name);
+            let is_ours = metric.name.starts_with("easq_") || metric.name.starts_with("process_");
+            assert!(is_ours, "{}", metric.name);
             assert_eq!(metric.name.ends_with("_total"), metric.kind == Kind::Counter, "{}", metric.name);
             let is_duration = metric.name.ends_with("_seconds");
             assert!(metric.kind != Kind::Histogram || is_duration, "{}", metric.name);

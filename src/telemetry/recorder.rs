@@ -1,21 +1,25 @@
 //! Where counted facts are kept until Prometheus fetches them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use metrics::{describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
+use super::events::Looked;
 use super::names::{self, Kind};
 use super::partitions;
+use super::state::state;
 
 /// Histograms take their observations in between scrapes at this interval at the latest, so that a
 /// process that nobody scrapes does not grow.
 pub(super) const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Bucket bounds of the histograms, all of which are durations in seconds: from a transaction of a
-/// few milliseconds to a recovery of minutes.
-const SECONDS_BUCKETS: [f64; 17] =
-    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
+/// few milliseconds to an answer that waited an hour for production.
+const SECONDS_BUCKETS: [f64; 19] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
+    1_000.0, 3_600.0,
+];
 
 /// Counting cannot begin: something else in this process counts already.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +35,8 @@ pub struct Metrics {
 impl Metrics {
     /// All metrics in the Prometheus text format.
     pub fn render(&self) -> String {
+        let ready = state().known().ready(Instant::now());
+        Looked { ready: &ready }.emit();
         let mut text = self.recorder.render();
         text.push_str(&partitions::render());
         text

@@ -15,7 +15,7 @@ use crate::kafka::identity::TopicId;
 use crate::kafka::reader::{LogReader, ReadError};
 use crate::settings::Gap;
 use crate::supervise::StopToken;
-use crate::telemetry::events::{GapAccepted, RecordRepeated, TrainerLag};
+use crate::telemetry::events::{GapAccepted, RecordRepeated, SamplesQueued, TrainerLag};
 
 use super::error::TrainerError;
 use super::progress::Partition;
@@ -61,13 +61,16 @@ pub struct Input<T> {
     pub gap: Gap,
     pub sender: Sender<Arrival<T>>,
     pub halt: StopToken,
+    /// Kafka timestamp of the last record of every partition.
+    pub written_ms: BTreeMap<i32, i64>,
+    /// When the brokers were asked how far the ends are.
+    pub looked: Instant,
 }
 
 impl<T: Message + Default> Input<T> {
     /// Reads until the halt, or until nobody listens any more.
     pub fn run(mut self) -> Result<(), TrainerError> {
         self.assign()?;
-        let mut lag_at = Instant::now();
         while !self.halt.is_stopped() {
             let arrival = match self.reader.poll(SLICE) {
                 Ok(Some(record)) => self.arrival(&record),
@@ -79,14 +82,22 @@ impl<T: Message + Default> Input<T> {
                 }
                 Err(error) => return Err(error.into()),
             };
-            if arrival.is_some_and(|arrival| !self.hand_over(arrival)) {
+            if let Some(arrival) = arrival
+                && !self.hand_over(arrival)?
+            {
                 break;
             }
-            if lag_at.elapsed() >= LAG_INTERVAL {
-                lag_at = Instant::now();
-                self.check_topic()?;
-                self.report_lag();
-            }
+            self.look_if_due()?;
+        }
+        Ok(())
+    }
+
+    /// Looks from time to time how far the end is, and whether it is still the same topic.
+    fn look_if_due(&mut self) -> Result<(), TrainerError> {
+        if self.looked.elapsed() >= LAG_INTERVAL {
+            self.check_topic()?;
+            self.report_lag();
+            self.looked = Instant::now();
         }
         Ok(())
     }
@@ -106,6 +117,7 @@ impl<T: Message + Default> Input<T> {
             return None;
         }
         *next = record.offset + 1;
+        self.written_ms.extend(record.timestamp_ms.map(|written_ms| (record.partition, written_ms)));
         let partition = Partition { topic: record.topic.clone(), number: record.partition };
         let offset = record.offset;
         let what = match T::decode(record.payload.clone().unwrap_or_default()) {
@@ -126,14 +138,15 @@ impl<T: Message + Default> Input<T> {
     }
 
     /// Waits while the channel is full; false when it is over.
-    fn hand_over(&self, mut arrival: Arrival<T>) -> bool {
+    fn hand_over(&mut self, mut arrival: Arrival<T>) -> Result<bool, TrainerError> {
         loop {
             match self.sender.send_timeout(arrival, SLICE) {
-                Ok(()) => return true,
-                Err(SendTimeoutError::Disconnected(_)) => return false,
-                Err(SendTimeoutError::Timeout(_)) if self.halt.is_stopped() => return false,
+                Ok(()) => return Ok(true),
+                Err(SendTimeoutError::Disconnected(_)) => return Ok(false),
+                Err(SendTimeoutError::Timeout(_)) if self.halt.is_stopped() => return Ok(false),
                 Err(SendTimeoutError::Timeout(back)) => arrival = back,
             }
+            self.look_if_due()?;
         }
     }
 
@@ -150,12 +163,45 @@ impl<T: Message + Default> Input<T> {
     }
 
     fn report_lag(&self) {
+        let now_ms = jiff::Timestamp::now().as_millisecond();
+        let topic = &self.topic;
+        SamplesQueued { topic, samples: self.sender.len() }.emit();
         for (&partition, &next) in &self.positions {
             // Without an answer the figure stays as it is: the connection's state says why.
-            if let Ok((_, end)) = self.reader.watermarks(&self.topic, partition) {
-                let records = u64::try_from(end - next).unwrap_or(0);
-                TrainerLag { topic: &self.topic, partition, records }.emit();
+            if let Ok((_, end)) = self.reader.watermarks(topic, partition) {
+                // Behind control records too.
+                let next = self.reader.position(topic, partition).map_or(next, |read| read.max(next));
+                let written_ms = self.written_ms.get(&partition).copied();
+                let Lag { records, seconds } = lag(next, end, written_ms, now_ms);
+                TrainerLag { topic, partition, records, seconds }.emit();
             }
         }
+    }
+}
+
+#[derive(Debug, PartialEq)]
+struct Lag {
+    records: u64,
+    /// Unknown before the first record.
+    seconds: Option<f64>,
+}
+
+/// How far behind is who goes on at `next`, having read a record last that was written at `written_ms`.
+fn lag(next: i64, end: i64, written_ms: Option<i64>, now_ms: i64) -> Lag {
+    let records = u64::try_from(end - next).unwrap_or(0);
+    let behind = |written_ms: i64| now_ms.saturating_sub(written_ms).max(0) as f64 / 1_000.0;
+    Lag { records, seconds: if records == 0 { Some(0.0) } else { written_ms.map(behind) } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lag_is_what_lies_before_the_end_and_the_age_of_what_was_read_last() {
+        assert_eq!(lag(7, 10, Some(2_000), 5_500), Lag { records: 3, seconds: Some(3.5) });
+        assert_eq!(lag(7, 10, None, 5_500), Lag { records: 3, seconds: None });
+        assert_eq!(lag(10, 10, Some(2_000), 5_500), Lag { records: 0, seconds: Some(0.0) });
+        assert_eq!(lag(11, 10, None, 5_500), Lag { records: 0, seconds: Some(0.0) }, "an end of before");
     }
 }

@@ -4,11 +4,12 @@ use crate::contract::v1;
 use crate::model::HostTensor;
 use crate::publish::{Candidate, Published, WayBack};
 use crate::telemetry::events::{
-    ComparedWithAnchor, GateEvidence, SampleHeldOut, StreamAccepted, StreamEvidence, StreamSuspected,
-    StreamTrusted, WentBack,
+    AnswersInProduction, ComparedWithAnchor, GateEvidence, SampleHeldOut, StreamAccepted, StreamEvidence,
+    StreamSuspected, StreamTrusted, WentBack,
 };
 use crate::train::{Signal, Trainer};
 
+use super::answers::Answers;
 use super::error::TrainerError;
 use super::learner::Learner;
 use super::progress::Partition;
@@ -88,6 +89,9 @@ impl Learner {
         let anchors: Vec<u64> = manifest.anchors.iter().map(|anchor| anchor.version).collect();
         self.trainer.set_anchors(&anchors);
         if manifest.gate.as_ref().is_some_and(|gate| gate.promoted) {
+            let answered_ms = self.answers.promoted();
+            let now_ms = jiff::Timestamp::now().as_millisecond();
+            AnswersInProduction { answered_ms: &answered_ms, now_ms }.emit();
             let version = manifest.version;
             let reference = |source| TrainerError::Reference { version, source };
             self.trainer.set_production(version, tensors).map_err(reference)?;
@@ -111,6 +115,7 @@ impl Learner {
         WentBack { version, steps: self.trainer.steps().saturating_sub(manifest.step) }.emit();
         let restored = Trainer::restore(&self.settings, tensors);
         let restored = restored.map_err(|source| TrainerError::Resume { version, source })?;
+        self.answers = Answers::resume(restored.reservoir().never_used);
         let before = std::mem::replace(&mut self.trainer, restored);
         let reference = |source| TrainerError::Reference { version, source };
         self.trainer.succeed(before, version).map_err(reference)?;

@@ -13,6 +13,7 @@ use crate::telemetry::events::{SampleDropped, StepTrained};
 use crate::train::batch::MicroBatcher;
 use crate::train::{BadBatch, BadRun, DropReason, Offered, PairSource, StepReport, Trainer};
 
+use super::answers::Answers;
 use super::error::TrainerError;
 use super::input::{Arrival, What};
 use super::judged::Judged;
@@ -60,6 +61,7 @@ pub struct Learner {
     bad_batches: BadRun,
     pub(super) is_publishing: bool,
     pub(super) judged: Judged,
+    pub(super) answers: Answers,
     pub(super) settings: Settings,
 }
 
@@ -67,6 +69,7 @@ impl Learner {
     pub fn new(settings: &Settings, learned: Learned, connections: Connections) -> Self {
         let ms = Duration::from_millis;
         let publish = &settings.publish;
+        let answers = Answers::resume(learned.trainer.reservoir().never_used);
         Self {
             connections,
             trainer: learned.trainer,
@@ -85,6 +88,7 @@ impl Learner {
             bad_batches: BadRun::new(settings.train.max_bad_batches),
             is_publishing: false,
             judged: Judged::resumed(learned.passed_step),
+            answers,
             settings: settings.clone(),
         }
     }
@@ -170,6 +174,7 @@ impl Learner {
                 match self.trainer.offer_pair(&sample, PairSource { partition: partition.number, offset }) {
                     Offered::Taken => {
                         self.progress.learned(&partition, offset);
+                        self.answers.took(sample.event_time_ms);
                         self.saw(sample.event_time_ms);
                         self.schedule.changed();
                     }
@@ -240,6 +245,7 @@ impl Learner {
                         self.saw(group.event_time_ms);
                     }
                 }
+                self.answers.learned(report.drawn_new_pairs);
                 self.report(&report, started.elapsed());
                 Ok(())
             }
@@ -256,6 +262,7 @@ impl Learner {
         for (partition, offset) in groups {
             self.progress.skipped(partition, *offset, BAD_BATCH);
         }
+        self.answers.lost(bad.lost_pairs.len() + bad.lost_pairs_without_source);
         for pair in &bad.lost_pairs {
             let partition = Partition { topic: self.pair_topic.clone(), number: pair.partition };
             self.progress.lost(&partition, pair.offset, BAD_BATCH);
@@ -294,6 +301,7 @@ impl Learner {
         };
         self.tell_evidence(&candidate);
         self.schedule.cut(kind, now);
+        self.answers.cut();
         self.is_publishing = true;
         if self.connections.candidates.send(candidate).is_err() {
             self.connections.halt.stop();
@@ -354,6 +362,16 @@ impl Learner {
             step: report.step,
             groups: report.groups as u64,
             pairs: report.drawn_new_pairs as u64,
+            batch: &[
+                ("group", report.groups),
+                ("view", report.views),
+                ("behavior_pair", report.behavior_pairs),
+                ("preference_pair", report.drawn_pairs),
+            ],
+            learned: &[
+                ("group", self.trainer.behavior_groups_learned()),
+                ("pair", self.trainer.preference_pairs_learned()),
+            ],
             elapsed,
             losses: &losses,
             win_rates: &[

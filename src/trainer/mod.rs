@@ -18,6 +18,7 @@
 //! aborts what the last owner left open. That one, should it wake up, can commit nothing: neither its
 //! membership nor its transactional id counts any more (invariant 9).
 
+mod answers;
 pub(crate) mod error;
 mod input;
 mod judged;
@@ -32,8 +33,9 @@ mod tests;
 mod threads;
 pub(crate) mod told;
 
+use std::collections::BTreeMap;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -88,7 +90,7 @@ fn stand_by(ownership: &Ownership, model: &str, stop: &StopToken) -> Result<bool
         if ownership.poll(SLICE)? == Owned::Yes {
             return Ok(true);
         }
-        if !said {
+        if !said && ownership.is_member() {
             said = true;
             StandingBy { model }.emit();
         }
@@ -116,6 +118,8 @@ fn train(settings: &Settings, claim: &Claim, tokens: &Tokens) -> Result<(), Trai
         gap,
         sender: groups_in,
         halt: halt.clone(),
+        written_ms: BTreeMap::new(),
+        looked: Instant::now(),
     };
     let pairs_input = Input {
         positions: positions(&topics.preference_pairs),
@@ -125,6 +129,8 @@ fn train(settings: &Settings, claim: &Claim, tokens: &Tokens) -> Result<(), Trai
         gap,
         sender: pairs_in,
         halt: halt.clone(),
+        written_ms: BTreeMap::new(),
+        looked: Instant::now(),
     };
     let (beat, stop, halting) = (tokens.beat.clone(), stop.clone(), halt.clone());
     let connections = Connections { groups, pairs, candidates, published, beat, stop, halt: halting };

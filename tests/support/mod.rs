@@ -5,6 +5,7 @@
 #![allow(dead_code, unused_imports)] // each binary uses a part of it
 
 mod cluster;
+pub mod dashboards;
 mod events;
 pub mod folders;
 mod http;
@@ -12,17 +13,22 @@ pub mod joiners;
 mod kafka;
 mod line;
 pub mod lineage;
+pub mod metrics;
 pub mod model;
 pub mod oracle;
 mod process;
+pub mod prometheus;
+pub mod promql;
 mod python;
 pub mod replays;
+pub mod rules;
 mod samples;
 mod secure;
 mod supervised;
 pub mod trainers;
 pub mod verify;
 mod wait;
+pub mod watched;
 pub mod world;
 
 pub use cluster::{Cluster, Door};
@@ -35,4 +41,4 @@ pub use python::{interpreter, python, python_of};
 pub use samples::{Samples, group};
 pub use secure::{Proof, SecureKafka};
 pub use supervised::Supervised;
-pub use wait::{eventually, eventually_some};
+pub use wait::{eventually, eventually_nothing, eventually_some};

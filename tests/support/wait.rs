@@ -23,3 +23,22 @@ pub fn eventually_some<T>(deadline: Duration, what: &str, mut look: impl FnMut()
         thread::sleep(BETWEEN_LOOKS);
     }
 }
+
+/// Returns once `look` finds nothing any more; panics with `what` and all that it still finds when that
+/// is not within `deadline`.
+#[track_caller]
+pub fn eventually_nothing<T: std::fmt::Debug>(
+    deadline: Duration,
+    what: &str,
+    mut look: impl FnMut() -> Vec<T>,
+) {
+    let start = Instant::now();
+    loop {
+        let found = look();
+        if found.is_empty() {
+            return;
+        }
+        assert!(start.elapsed() < deadline, "not within {deadline:?}: {what}; there is still {found:?}");
+        thread::sleep(BETWEEN_LOOKS);
+    }
+}

@@ -8,7 +8,7 @@ use rdkafka::consumer::BaseConsumer;
 
 use super::context::FeedContext;
 use super::{MembershipError, failed};
-use crate::kafka::client::{self, Context};
+use crate::kafka::client::{self, Context, STATISTICS};
 use crate::kafka::reader::FETCH_TUNING;
 use crate::settings::Settings;
 
@@ -22,14 +22,12 @@ const CONTROLLED: [(&str, &str); 5] = [
     ("auto.offset.reset", "error"),
 ];
 
-/// Brings the end offsets of the fetched partitions, without requests of its own.
-const STATISTICS: (&str, &str) = ("statistics.interval.ms", "1000");
-
 const MEMBER_TUNING: [(&str, &str); 4] = [
     ("fetch.min.bytes", "1"),
     ("fetch.error.backoff.ms", "50"),
     // An empty fetch tells that the end is reached, which lets the views go ahead.
     ("fetch.wait.max.ms", "100"),
+    // They bring the end offsets of the fetched partitions too, without requests of their own.
     STATISTICS,
 ];
 

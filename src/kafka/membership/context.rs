@@ -86,6 +86,7 @@ impl ClientContext for FeedContext {
     }
 
     fn stats(&self, statistics: Statistics) {
+        self.logging.connection.note_statistics(&statistics);
         let Some(topic) = statistics.topics.get(&*self.topic) else { return };
         let mut end_offsets = self.end_offsets.lock().unwrap_or_else(PoisonError::into_inner);
         for partition in topic.partitions.values() {

@@ -23,7 +23,7 @@ use delivery::{Deliveries, DeliveryContext, NO_SLOT, UNKNOWN_OFFSET};
 pub use error::TransactionError;
 use error::{Facts, Verdict, is_of_group};
 
-use super::client::{client_config, is_access_refused};
+use super::client::{STATISTICS, client_config, is_access_refused};
 use super::{GroupMetadata, MAX_METADATA_BYTES, NextOffset, Outgoing, metadata, partition_list};
 use crate::settings;
 use crate::supervise::{StopToken, failpoint};
@@ -37,7 +37,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// How long a full queue is served before the record is offered again.
 const QUEUE_POLL: Duration = Duration::from_millis(5);
 
-const TUNING: [(&str, &str); 7] = [
+const TUNING: [(&str, &str); 8] = [
     ("linger.ms", "5"),
     ("batch.size", "131072"),
     ("compression.type", "lz4"),
@@ -49,6 +49,7 @@ const TUNING: [(&str, &str); 7] = [
     // cluster, until the connection to any broker changes. The idle ones are closed for that: in
     // time, since the transaction timeout is longer.
     ("connections.max.idle.ms", "10000"),
+    STATISTICS,
 ];
 
 /// One transactional id's producer. One transaction at a time, driven by one thread.

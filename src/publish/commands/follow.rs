@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::publish::{FollowEvent, Follower};
+use crate::publish::Follower;
 use crate::settings::Settings;
 use crate::supervise::StopToken;
 
@@ -31,22 +31,11 @@ pub struct FollowArgs {
     pub once: bool,
 }
 
-/// Follows the registry until `stop`; tells `in_place` when DIR/current is there. Blocks the calling
-/// thread.
-pub fn follow(
-    settings: &Settings,
-    args: &FollowArgs,
-    stop: &StopToken,
-    in_place: &dyn Fn(),
-) -> Result<(), CommandError> {
+/// Follows the registry until `stop`. Blocks the calling thread.
+pub fn follow(settings: &Settings, args: &FollowArgs, stop: &StopToken) -> Result<(), CommandError> {
     let mut follower = Follower::new(settings, &args.dir, args.keep.into(), stop)?;
-    if follower.current().is_some() {
-        in_place();
-    }
     while !stop.is_stopped() {
-        if let Some(FollowEvent::Loaded { .. }) = follower.poll(POLL)? {
-            in_place();
-        }
+        follower.poll(POLL)?;
         if args.once && follower.is_up_to_date() {
             break;
         }

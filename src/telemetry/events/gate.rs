@@ -2,6 +2,7 @@ use metrics::{counter, gauge};
 use tracing::{info, warn};
 
 use crate::telemetry::names;
+use crate::telemetry::state::{Decision, state};
 
 /// What the gate will see of the version that is cut.
 pub struct GateEvidence {
@@ -50,6 +51,31 @@ impl GateEvidence {
     }
 }
 
+/// The gate has judged a version that is published now.
+pub struct VersionJudged<'a> {
+    pub version: u64,
+    pub at_ms: i64,
+    /// Whether it became production.
+    pub is_promoted: bool,
+    /// The tests that it failed, and in words why.
+    pub failed: &'a [(&'a str, &'a str)],
+}
+
+impl VersionJudged<'_> {
+    pub fn emit(self) {
+        let Self { version, at_ms, is_promoted, failed } = self;
+        let result = if is_promoted { "passed" } else { "refused" };
+        counter!(names::GATE_DECISIONS, "result" => result).increment(1);
+        for (test, reason) in failed {
+            counter!(names::GATE_REFUSALS, "test" => (*test).to_owned()).increment(1);
+            info!(version, test, "version not promoted: {reason}");
+        }
+        let owned = |text: &&str| (*text).to_owned();
+        let (tests, reasons) = failed.iter().map(|(test, reason)| (owned(test), owned(reason))).unzip();
+        state().gate_decided(Decision { version, at_ms, is_promoted, tests, reasons });
+    }
+}
+
 /// A sample of a suspect stream was scored and not learned.
 pub struct SampleHeldOut {
     pub kind: &'static str,
@@ -69,6 +95,7 @@ pub struct StreamSuspected<'a> {
 
 impl StreamSuspected<'_> {
     pub fn emit(self) {
+        state().stream_is_suspect(self.signal, self.reason);
         warn!(
             signal = self.signal,
             "the stream is suspect, nothing is learned: {}; if it is right as it is: easq model accept-stream",
@@ -82,6 +109,7 @@ pub struct StreamTrusted;
 
 impl StreamTrusted {
     pub fn emit(self) {
+        state().stream_is_trusted();
         info!("the stream is trusted again, and learned");
     }
 }

@@ -3,19 +3,34 @@ use std::time::Duration;
 use metrics::{counter, gauge, histogram};
 use tracing::{debug, error, info, warn};
 
+use super::seconds_since;
 use crate::telemetry::names;
 use crate::telemetry::partitions::{self, PartitionReport};
+use crate::telemetry::state::{InstanceState, state};
 
 /// A joiner instance got this set of partition numbers.
 pub struct PartitionsAssigned<'a> {
     pub instance: usize,
     pub partitions: &'a [i32],
+    /// Of which the inputs are.
+    pub topics: [&'a str; 2],
+    /// For so long it owned nothing.
+    pub after: Duration,
 }
 
 impl PartitionsAssigned<'_> {
     pub fn emit(self) {
         gauge!(names::JOINER_PARTITIONS, "instance" => self.instance.to_string())
             .set(self.partitions.len() as f64);
+        counter!(names::JOINER_REBALANCES, "kind" => "assigned").increment(1);
+        histogram!(names::JOINER_REBALANCE_SECONDS).record(self.after);
+        for (partition, topic) in
+            self.partitions.iter().flat_map(|number| self.topics.map(|topic| (number, topic)))
+        {
+            let labels = [("topic", topic.to_owned()), ("partition", partition.to_string())];
+            counter!(names::JOINER_LOST_OFFSETS, &labels).increment(0);
+        }
+        state().instance_owns(self.instance, self.partitions);
         info!(instance = self.instance, partitions = ?self.partitions, "partitions assigned");
     }
 }
@@ -34,7 +49,27 @@ impl PartitionsRevoked<'_> {
             partitions::remove(*partition);
         }
         gauge!(names::JOINER_PARTITIONS, "instance" => self.instance.to_string()).set(0.0);
+        let kind = if self.lost { "lost" } else { "revoked" };
+        counter!(names::JOINER_REBALANCES, "kind" => kind).increment(1);
+        state().instance_owns(self.instance, &[]);
         info!(instance = self.instance, partitions = ?self.partitions, lost = self.lost, "partitions revoked");
+    }
+}
+
+/// What a joiner instance is at has changed.
+pub struct InstanceChanged {
+    pub instance: usize,
+    pub now: InstanceState,
+}
+
+impl InstanceChanged {
+    pub fn emit(self) {
+        let recovering = match self.now {
+            InstanceState::Recovering { partitions } => partitions,
+            _ => 0,
+        };
+        gauge!(names::JOINER_RECOVERING, "instance" => self.instance.to_string()).set(recovering as f64);
+        state().instance_is(self.instance, self.now);
     }
 }
 
@@ -103,15 +138,28 @@ impl PartitionKept {
 pub struct LabelsCommitted<'a> {
     /// Kafka timestamps of the records that completed them, Unix milliseconds.
     pub completed_ms: &'a [i64],
+    /// Event times of their answers, Unix milliseconds.
+    pub answered_ms: &'a [i64],
     pub now_ms: i64,
 }
 
 impl LabelsCommitted<'_> {
     pub fn emit(self) {
         let delays = histogram!(names::JOINER_LABEL_SECONDS);
-        for completed_ms in self.completed_ms {
-            delays.record(self.now_ms.saturating_sub(*completed_ms).max(0) as f64 / 1_000.0);
-        }
+        self.completed_ms.iter().for_each(|then_ms| delays.record(seconds_since(*then_ms, self.now_ms)));
+        let delays = histogram!(names::JOINER_ANSWER_LABEL_SECONDS);
+        self.answered_ms.iter().for_each(|then_ms| delays.record(seconds_since(*then_ms, self.now_ms)));
+    }
+}
+
+/// How much the window of each input of a partition may hold.
+pub struct WindowBounded {
+    pub bytes: usize,
+}
+
+impl WindowBounded {
+    pub fn emit(self) {
+        gauge!(names::JOIN_MAX_WAITING_BYTES).set(self.bytes as f64);
     }
 }
 

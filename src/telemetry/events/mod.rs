@@ -8,6 +8,7 @@ mod joiner;
 mod process;
 mod publish;
 mod trainer;
+mod zeros;
 
 pub use backfill::*;
 pub use gate::*;
@@ -15,3 +16,8 @@ pub use joiner::*;
 pub use process::*;
 pub use publish::*;
 pub use trainer::*;
+
+/// 0 of a time that lies ahead.
+fn seconds_since(then_ms: i64, now_ms: i64) -> f64 {
+    now_ms.saturating_sub(then_ms).max(0) as f64 / 1_000.0
+}

@@ -1,18 +1,24 @@
 use metrics::gauge;
 use tracing::{error, info, warn};
 
-use crate::telemetry::names;
+use super::zeros;
+use crate::telemetry::state::{Role, state};
+use crate::telemetry::{build, names};
 
 /// The process has read its settings and begins its work.
 pub struct Started<'a> {
     pub command: &'a str,
+    pub roles: &'a [Role],
+    pub joiner_instances: usize,
 }
 
 impl Started<'_> {
     pub fn emit(self) {
-        let version = env!("CARGO_PKG_VERSION");
-        gauge!(names::BUILD_INFO, "version" => version).set(1.0);
-        info!(version, "easq {} starts", self.command);
+        let labels =
+            [("version", build::VERSION), ("revision", build::REVISION), ("libtorch", build::LIBTORCH)];
+        gauge!(names::BUILD_INFO, &labels).set(1.0);
+        self.roles.iter().for_each(|&role| zeros::show(role, self.joiner_instances));
+        info!(version = build::VERSION, revision = build::REVISION, "easq {} starts", self.command);
     }
 }
 
@@ -38,6 +44,19 @@ impl Failed<'_> {
     }
 }
 
+/// A Kafka client is made.
+pub struct KafkaClientMade<'a> {
+    pub client: &'a str,
+}
+
+impl KafkaClientMade<'_> {
+    pub fn emit(self) {
+        if !state().known().away.contains_key(self.client) {
+            gauge!(names::KAFKA_UNAVAILABLE, "client" => self.client.to_owned()).set(0.0);
+        }
+    }
+}
+
 /// A Kafka client began to retry something; emitted once per outage, not once per attempt.
 pub struct KafkaUnavailable<'a> {
     /// What the client is for, such as `joiner-0 member`.
@@ -47,6 +66,7 @@ pub struct KafkaUnavailable<'a> {
 
 impl KafkaUnavailable<'_> {
     pub fn emit(self) {
+        state().client_is_away(self.client, self.error);
         gauge!(names::KAFKA_UNAVAILABLE, "client" => self.client.to_owned()).set(1.0);
         warn!(client = self.client, "Kafka does not answer, retrying: {}", self.error);
     }
@@ -59,7 +79,40 @@ pub struct KafkaAvailable<'a> {
 
 impl KafkaAvailable<'_> {
     pub fn emit(self) {
-        gauge!(names::KAFKA_UNAVAILABLE, "client" => self.client.to_owned()).set(0.0);
+        is_back(self.client);
         info!(client = self.client, "Kafka answers again");
+    }
+}
+
+/// A client was let go while its outage lasted.
+pub struct KafkaClientGone<'a> {
+    pub client: &'a str,
+}
+
+impl KafkaClientGone<'_> {
+    pub fn emit(self) {
+        is_back(self.client);
+    }
+}
+
+/// Several clients may have one name: the gauge falls with the last of them.
+fn is_back(client: &str) {
+    if state().client_is_back(client) {
+        gauge!(names::KAFKA_UNAVAILABLE, "client" => client.to_owned()).set(0.0);
+    }
+}
+
+/// The figures of a moment that nothing in the program is a fact of: they are looked up for a scrape.
+pub struct Looked<'a> {
+    /// Each role of this process, and whether it is ready.
+    pub ready: &'a [(&'static str, bool)],
+}
+
+impl Looked<'_> {
+    pub fn emit(self) {
+        for (role, is_ready) in self.ready {
+            gauge!(names::READY, "role" => *role).set(f64::from(u8::from(*is_ready)));
+        }
+        metrics_process::Collector::default().collect();
     }
 }

@@ -6,6 +6,7 @@ use metrics::{counter, gauge, histogram};
 use tracing::{info, warn};
 
 use crate::telemetry::names;
+use crate::telemetry::state::state;
 
 /// A version is visible to followers.
 pub struct VersionPublished {
@@ -25,9 +26,6 @@ impl VersionPublished {
     pub fn emit(self) {
         counter!(names::PUBLISH_VERSIONS, "kind" => self.kind).increment(1);
         gauge!(names::PUBLISH_VERSION, "kind" => self.kind).set(self.version as f64);
-        if self.is_production {
-            gauge!(names::PUBLISH_PRODUCTION).set(self.version as f64);
-        }
         counter!(names::PUBLISH_PAGES, "state" => "written").increment(self.pages_written);
         counter!(names::PUBLISH_PAGES, "state" => "reused").increment(self.pages_reused);
         counter!(names::PUBLISH_BYTES, "state" => "written").increment(self.bytes_written);
@@ -114,18 +112,32 @@ impl NotOnDisk<'_> {
     }
 }
 
-/// A published version did not become production.
-pub struct VersionNotPromoted<'a> {
+/// What `production` points to, when it is found or written.
+pub struct ProductionStands {
     pub version: u64,
-    /// Which test it failed.
-    pub test: &'a str,
-    pub reason: &'a str,
+    pub created_ms: i64,
+    /// Greatest event time among its samples; 0 of none.
+    pub event_time_ms: i64,
 }
 
-impl VersionNotPromoted<'_> {
+impl ProductionStands {
     pub fn emit(self) {
-        counter!(names::GATE_REFUSALS, "test" => self.test.to_owned()).increment(1);
-        info!(version = self.version, test = self.test, "version not promoted: {}", self.reason);
+        gauge!(names::PUBLISH_PRODUCTION).set(self.version as f64);
+        gauge!(names::PUBLISH_PRODUCTION_CREATED).set(self.created_ms as f64 / 1_000.0);
+        if self.event_time_ms > 0 {
+            gauge!(names::PUBLISH_PRODUCTION_EVENT_TIME).set(self.event_time_ms as f64 / 1_000.0);
+        }
+    }
+}
+
+/// What readers should follow, as a follower has just read it.
+pub struct VersionWanted {
+    pub version: u64,
+}
+
+impl VersionWanted {
+    pub fn emit(self) {
+        gauge!(names::FOLLOWER_WANTED).set(self.version as f64);
     }
 }
 
@@ -133,6 +145,8 @@ impl VersionNotPromoted<'_> {
 pub struct VersionFollowed {
     pub version: u64,
     pub created_ms: i64,
+    /// Greatest event time among its samples; 0 of none.
+    pub event_time_ms: i64,
     pub pages_read: usize,
     pub pages_reused: usize,
     pub bytes_read: u64,
@@ -143,7 +157,7 @@ pub struct VersionFollowed {
 
 impl VersionFollowed {
     pub fn emit(self) {
-        in_place(self.version, self.created_ms);
+        in_place(self.version, self.created_ms, self.event_time_ms);
         counter!(names::FOLLOWER_PAGES, "state" => "read").increment(self.pages_read as u64);
         counter!(names::FOLLOWER_PAGES, "state" => "reused").increment(self.pages_reused as u64);
         counter!(names::FOLLOWER_BYTES, "state" => "read").increment(self.bytes_read);
@@ -165,18 +179,23 @@ impl VersionFollowed {
 pub struct VersionFound {
     pub version: u64,
     pub created_ms: i64,
+    pub event_time_ms: i64,
 }
 
 impl VersionFound {
     pub fn emit(self) {
-        in_place(self.version, self.created_ms);
+        in_place(self.version, self.created_ms, self.event_time_ms);
         info!(version = self.version, "version in place since an earlier run");
     }
 }
 
-fn in_place(version: u64, created_ms: i64) {
+fn in_place(version: u64, created_ms: i64, event_time_ms: i64) {
+    state().version_is_in_place();
     gauge!(names::FOLLOWER_VERSION).set(version as f64);
     gauge!(names::FOLLOWER_CREATED).set(created_ms as f64 / 1_000.0);
+    if event_time_ms > 0 {
+        gauge!(names::FOLLOWER_EVENT_TIME).set(event_time_ms as f64 / 1_000.0);
+    }
 }
 
 /// Something in a version was off; the follower keeps the one it has.

@@ -3,7 +3,9 @@ use std::time::Duration;
 use metrics::{counter, gauge, histogram};
 use tracing::{debug, error, info, warn};
 
+use super::seconds_since;
 use crate::telemetry::names;
+use crate::telemetry::state::{TrainerState, state};
 
 /// Another process may own the model; this one waits.
 pub struct StandingBy<'a> {
@@ -13,6 +15,7 @@ pub struct StandingBy<'a> {
 impl StandingBy<'_> {
     pub fn emit(self) {
         gauge!(names::TRAINER_OWNER).set(0.0);
+        state().trainer_is(TrainerState::StandingBy);
         info!(model = self.model, "standing by until this process owns the model");
     }
 }
@@ -25,6 +28,7 @@ pub struct OwnershipGained<'a> {
 impl OwnershipGained<'_> {
     pub fn emit(self) {
         gauge!(names::TRAINER_OWNER).set(1.0);
+        state().trainer_is(TrainerState::Loading { waits_for: None });
         info!(model = self.model, "this process trains the model");
     }
 }
@@ -37,6 +41,7 @@ pub struct OwnershipLost<'a> {
 impl OwnershipLost<'_> {
     pub fn emit(self) {
         gauge!(names::TRAINER_OWNER).set(0.0);
+        state().trainer_is(TrainerState::Joining);
         info!(model = self.model, "this process no longer trains the model");
     }
 }
@@ -49,6 +54,7 @@ pub struct TrainingDelayed<'a> {
 
 impl TrainingDelayed<'_> {
     pub fn emit(self) {
+        state().trainer_is(TrainerState::Loading { waits_for: Some(self.reason.to_owned()) });
         warn!(model = self.model, "training waits for the brokers: {}", self.reason);
     }
 }
@@ -63,6 +69,7 @@ pub struct TrainingBegins<'a> {
 
 impl TrainingBegins<'_> {
     pub fn emit(self) {
+        state().trainer_is(TrainerState::Training);
         match self.checkpoint {
             Some(version) => {
                 info!(model = self.model, version, step = self.step, "training goes on from a checkpoint");
@@ -129,12 +136,45 @@ pub struct TrainerLag<'a> {
     pub topic: &'a str,
     pub partition: i32,
     pub records: u64,
+    /// Unknown before the first record.
+    pub seconds: Option<f64>,
 }
 
 impl TrainerLag<'_> {
     pub fn emit(self) {
         let labels = [("topic", self.topic.to_owned()), ("partition", self.partition.to_string())];
         gauge!(names::TRAINER_LAG_RECORDS, &labels).set(self.records as f64);
+        counter!(names::TRAINER_LOST_OFFSETS, &labels).increment(0);
+        if let Some(seconds) = self.seconds {
+            gauge!(names::TRAINER_LAG_SECONDS, &labels).set(seconds);
+        }
+    }
+}
+
+/// How much was read of an input and not yet taken by training.
+pub struct SamplesQueued<'a> {
+    pub topic: &'a str,
+    pub samples: usize,
+}
+
+impl SamplesQueued<'_> {
+    pub fn emit(self) {
+        gauge!(names::TRAINER_QUEUED, "topic" => self.topic.to_owned()).set(self.samples as f64);
+        counter!(names::TRAINER_REPEATED_RECORDS, "topic" => self.topic.to_owned()).increment(0);
+    }
+}
+
+/// Pairs whose answers readers are ranked with from now on.
+pub struct AnswersInProduction<'a> {
+    /// Event times of the pairs, Unix milliseconds.
+    pub answered_ms: &'a [i64],
+    pub now_ms: i64,
+}
+
+impl AnswersInProduction<'_> {
+    pub fn emit(self) {
+        let delays = histogram!(names::TRAINER_ANSWER_PRODUCTION_SECONDS);
+        self.answered_ms.iter().for_each(|then_ms| delays.record(seconds_since(*then_ms, self.now_ms)));
     }
 }
 
@@ -182,6 +222,10 @@ pub struct StepTrained<'a> {
     pub step: u64,
     pub groups: u64,
     pub pairs: u64,
+    /// Size of the batch by kind of sample.
+    pub batch: &'a [(&'static str, usize)],
+    /// Samples learned since the model began, by kind.
+    pub learned: &'a [(&'static str, u64)],
     pub elapsed: Duration,
     /// Losses by term.
     pub losses: &'a [(&'static str, f64)],
@@ -214,6 +258,12 @@ impl StepTrained<'_> {
         counter!(names::TRAINER_SAMPLES, "kind" => "group").increment(self.groups);
         counter!(names::TRAINER_SAMPLES, "kind" => "pair").increment(self.pairs);
         histogram!(names::TRAIN_STEP_SECONDS).record(self.elapsed);
+        for (kind, samples) in self.batch {
+            gauge!(names::TRAIN_BATCH, "kind" => *kind).set(*samples as f64);
+        }
+        for (kind, samples) in self.learned {
+            gauge!(names::TRAIN_LEARNED, "kind" => *kind).set(*samples as f64);
+        }
         for (term, loss) in self.losses {
             gauge!(names::TRAIN_LOSS, "term" => *term).set(*loss);
         }

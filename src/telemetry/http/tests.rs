@@ -1,4 +1,5 @@
 use super::*;
+use crate::telemetry::state::{Purpose, Role, TrainerState};
 use std::io::ErrorKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::OnceCell;
@@ -7,12 +8,10 @@ use tokio::sync::OnceCell;
 static METRICS: OnceCell<Metrics> = OnceCell::const_new();
 
 async fn served() -> (SocketAddr, StopToken, StopToken) {
-    let ready = Readiness::default();
-    ready.set();
-    served_when(ready).await
+    served_in(State::default()).await
 }
 
-async fn served_when(ready: Readiness) -> (SocketAddr, StopToken, StopToken) {
+async fn served_in(state: State) -> (SocketAddr, StopToken, StopToken) {
     let metrics = METRICS
         .get_or_init(|| async { crate::telemetry::install_recorder().expect("installed once") })
         .await
@@ -20,7 +19,7 @@ async fn served_when(ready: Readiness) -> (SocketAddr, StopToken, StopToken) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (draining, stop) = (StopToken::new(), StopToken::new());
-    let router = router(Shared { metrics, ready, draining: draining.clone() });
+    let router = router(Shared { metrics, state, draining: draining.clone() });
     tokio::spawn(accept(listener, router, stop.clone()));
     (address, draining, stop)
 }
@@ -51,13 +50,14 @@ async fn healthz_turns_from_ok_to_draining() {
 
 #[tokio::test]
 async fn readyz_is_unready_until_told_otherwise_and_again_while_draining() {
-    let ready = Readiness::default();
-    let (address, draining, _stop) = served_when(ready.clone()).await;
+    let state = State::default();
+    state.begin(Purpose { roles: vec![Role::Trainer], ..Purpose::default() });
+    let (address, draining, _stop) = served_in(state.clone()).await;
     let request = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     let answer = exchange(address, request("/readyz").as_bytes()).await;
-    assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("not ready\n"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("who owns the model\n"), "{answer}");
     assert!(exchange(address, request("/healthz").as_bytes()).await.starts_with("HTTP/1.1 200"));
-    ready.set();
+    state.trainer_is(TrainerState::StandingBy);
     assert!(exchange(address, request("/readyz").as_bytes()).await.starts_with("HTTP/1.1 200"));
     draining.stop();
     assert!(exchange(address, request("/readyz").as_bytes()).await.starts_with("HTTP/1.1 503"));
@@ -66,7 +66,7 @@ async fn readyz_is_unready_until_told_otherwise_and_again_while_draining() {
 #[tokio::test]
 async fn metrics_are_served_with_their_help() {
     let (address, _draining, _stop) = served().await;
-    crate::telemetry::events::Started { command: "test" }.emit();
+    crate::telemetry::events::Started { command: "test", roles: &[], joiner_instances: 0 }.emit();
     let answer = exchange(address, b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
     assert!(answer.contains("# HELP easq_build_info"), "{answer}");
     assert!(answer.contains("text/plain; version=0.0.4"), "{answer}");
@@ -75,8 +75,53 @@ async fn metrics_are_served_with_their_help() {
 #[tokio::test]
 async fn anything_but_get_is_refused_and_its_body_is_not_read() {
     let (address, _draining, _stop) = served().await;
-    let request = b"POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\nabc";
-    assert!(exchange(address, request).await.starts_with("HTTP/1.1 405"));
+    for path in ["/healthz", "/readyz", "/status", "/metrics"] {
+        for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
+            let request =
+                format!("{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\nabc");
+            let answer = exchange(address, request.as_bytes()).await;
+            assert!(answer.starts_with("HTTP/1.1 405"), "{method} {path}: {answer}");
+        }
+    }
+    let unknown = exchange(address, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    assert!(unknown.starts_with("HTTP/1.1 404"), "{unknown}");
+}
+
+#[tokio::test]
+async fn status_is_json_and_follows_the_drain() {
+    let state = State::default();
+    state.begin(Purpose { command: "run", roles: vec![Role::Trainer], ..Purpose::default() });
+    state.trainer_is(TrainerState::Training);
+    let (address, draining, _stop) = served_in(state).await;
+    let request = b"GET /status HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    for is_draining in [false, true] {
+        let answer = exchange(address, request).await;
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        assert!(head.starts_with("HTTP/1.1 200") && head.contains("application/json"), "{head}");
+        let status: serde_json::Value = serde_json::from_str(body).expect("JSON");
+        assert_eq!((&status["draining"], &status["ready"]), (&is_draining.into(), &(!is_draining).into()));
+        draining.stop();
+    }
+}
+
+#[tokio::test]
+async fn more_connections_than_are_served_wait_for_one_of_them_to_end() {
+    const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
+    let (address, _draining, _stop) = served().await;
+    let mut byte = [0; 1];
+    let mut held = Vec::new();
+    for _ in 0..MAX_CONNECTIONS {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(REQUEST).await.unwrap();
+        stream.read_exact(&mut byte).await.unwrap();
+        held.push(stream);
+    }
+    let mut waiting = TcpStream::connect(address).await.unwrap();
+    waiting.write_all(REQUEST).await.unwrap();
+    let early = timeout(Duration::from_millis(200), waiting.read_exact(&mut byte)).await;
+    assert!(early.is_err(), "one more is served than there are places");
+    held.pop();
+    waiting.read_exact(&mut byte).await.expect("an answer once there is a place");
 }
 
 #[tokio::test]
