@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use easq::contract::InputRecord;
-use easq::join::{Config, Effects, PartitionJoin, Start};
+use easq::join::{Config, Effects, OutputKind, PartitionJoin, Start};
 use easq::joiner::tell_commit;
 use easq::settings::Settings;
 use easq::telemetry::install_recorder;
@@ -39,11 +39,12 @@ fn join(config: &Arc<Config>, settings: &Settings, logs: &Logs, is_seen: bool) -
     let began = processor_seconds();
     for (number, view) in logs.0.iter().enumerate() {
         if number % 100 == 0 {
-            join.on_response(&logs.1[number / 100], &mut effects).expect("a valid log");
+            join.on_response(logs.1[number / 100].clone(), &mut effects).expect("a valid log");
         }
-        join.on_view(view, &mut effects).expect("a valid log");
+        join.on_view(view.clone(), &mut effects).expect("a valid log");
         if (number + 1) % RECORDS_PER_COMMIT == 0 {
-            answered_ms.extend(effects.outputs.drain(..).filter_map(|output| output.answered_ms));
+            let labels = effects.outputs.drain(..).filter(|output| output.kind == OutputKind::LabelledView);
+            answered_ms.extend(labels.filter_map(|label| label.event_time_ms));
             black_box(join.frontier());
             if is_seen {
                 tell_commit(0, &join, &settings.topics, &answered_ms);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::contract::Side;
-use crate::join::{Config, Effects};
+use crate::join::{Config, Effects, OutputKind};
 use crate::kafka::membership::{Membership, Rebalance};
 use crate::kafka::transaction::TransactionalProducer;
 use crate::kafka::{NextOffset, Outgoing, Record};
