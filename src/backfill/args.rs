@@ -14,8 +14,8 @@ use crate::offline::Precision;
 ///
 /// It gives the labels whose answers, and the behavior groups whose last views, lie in the range of event
 /// time. All partitions are merged by event time in a defined order, so the same range gives the same
-/// bytes. It reads without a group, commits no offset, and writes to Kafka only what --publish and
-/// --pairs-topic name: topics that no service reads or writes.
+/// bytes. It reads without a group, commits no offset of what it reads, and writes to Kafka only what
+/// --publish and --pairs-topic name: topics that no service reads or writes.
 #[derive(Debug, Clone, clap::Args)]
 #[command(group(clap::ArgGroup::new("gives").required(true).multiple(true)
     .args(["output", "publish", "samples", "pairs_topic", "join_only"])))]
@@ -48,7 +48,7 @@ pub struct Args {
     pub publish: Option<Option<String>>,
     /// Write the preference pairs to this topic too, as the joiner writes them: same partitions, keys and
     /// bytes. It is created where it is missing, must be empty, and no topic of the service. They come in
-    /// transactions of some thousand: what is interrupted leaves the first ones of each partition.
+    /// transactions of up to a thousand: what is interrupted leaves the first ones of each partition.
     #[arg(long, value_name = "TOPIC")]
     pub pairs_topic: Option<String>,
     /// Only join, and say what comes of it.
