@@ -29,8 +29,10 @@ pub struct Gauges {
     pub held_views: usize,
     /// Responses that wait.
     pub held_responses: usize,
-    /// Bytes of both, and of the views in open groups, bookkeeping included.
-    pub held_bytes: usize,
+    /// Bytes of the views, and of those in open groups, bookkeeping included.
+    pub view_bytes: usize,
+    /// Bytes of the responses, likewise.
+    pub response_bytes: usize,
     /// Groups that still take views.
     pub open_groups: usize,
     /// Labelled views that pairing looks back on.
@@ -263,7 +265,8 @@ impl PartitionJoin {
         Gauges {
             held_views: self.window.held_views(),
             held_responses: self.window.held_responses(),
-            held_bytes: self.window.view_bytes() + self.window.response_bytes() + self.groups.bytes(),
+            view_bytes: self.window.view_bytes() + self.groups.bytes(),
+            response_bytes: self.window.response_bytes(),
             open_groups: self.groups.open(),
             pair_candidates: self.pairing.len(),
         }

@@ -11,10 +11,12 @@ use crate::telemetry::partitions::{InputReport, PartitionReport};
 /// The counts that a commit has just made true (invariant 11).
 pub(super) fn committed(join: &PartitionJoin, topics: &Topics) -> PartitionReport {
     let products = join.products();
-    let held_bytes = join.gauges().held_bytes as u64;
+    let held = join.gauges();
+    let of_side =
+        |side, topic, bytes: usize| InputReport { buffered_bytes: bytes as u64, ..input(join, side, topic) };
     PartitionReport {
-        behavior: InputReport { buffered_bytes: held_bytes, ..input(join, Side::Views, &topics.behavior) },
-        responses: input(join, Side::Responses, &topics.responses),
+        behavior: of_side(Side::Views, &topics.behavior, held.view_bytes),
+        responses: of_side(Side::Responses, &topics.responses, held.response_bytes),
         pairs: vec![("same_user", products.user_pairs), ("same_scenario", products.scenario_pairs)],
         groups: vec![("emitted", products.groups), ("single_view", products.single_view_groups)],
         ungrouped_views: vec![

@@ -23,6 +23,7 @@ mod paged;
 pub(crate) mod pages;
 pub(crate) mod publisher;
 pub mod registry;
+pub(crate) mod told;
 
 pub use candidate::{Candidate, Published, StreamSuspect, WayBack};
 pub use error::{PublishError, Refusal};

@@ -13,9 +13,7 @@ use crate::kafka::{GroupMetadata, NextOffset, Outgoing};
 use crate::model::Architecture;
 use crate::settings::Settings;
 use crate::supervise::{StopToken, failpoint};
-use crate::telemetry::events::{
-    PagesNotTrimmed, ProductionStands, PublishAborted, VersionJudged, VersionPublished,
-};
+use crate::telemetry::events::{PagesNotTrimmed, PublishAborted, VersionPublished};
 
 use super::candidate::{Candidate, Published, StreamSuspect, WayBack};
 use super::error::PublishError;
@@ -24,7 +22,7 @@ use super::limit::RecordLimits;
 use super::page_reader::PageReader;
 use super::pages::{KnownPages, PagePlan, Relocation};
 use super::registry::{self, Registry, RegistryReader};
-use super::{keep, manifest};
+use super::{keep, manifest, told};
 
 /// Pages handed to the producer at a time: bounds what its queue holds beside the tensors.
 const DELIVERY_BYTES: usize = 32 << 20;
@@ -141,7 +139,7 @@ impl Publisher {
             elapsed: started.elapsed(),
         }
         .emit();
-        tell_decision(&manifest);
+        told::published(&manifest);
         let way_back = self.way_back(&manifest, candidate.suspicion.as_ref())?;
         Ok(Published {
             manifest,
@@ -413,18 +411,6 @@ impl Publisher {
                 PagesNotTrimmed { topic: &topic, below_offset: bound, reason: &reason }.emit();
             }
         }
-    }
-}
-
-/// Of a version that is published now: what the gate said, and what production is.
-fn tell_decision(manifest: &v1::Manifest) {
-    let Some(gate) = &manifest.gate else { return };
-    let failed: Vec<(&str, &str)> =
-        gate.tests.iter().map(String::as_str).zip(gate.reasons.iter().map(String::as_str)).collect();
-    let (version, created_ms) = (manifest.version, manifest.created_at_ms);
-    VersionJudged { version, at_ms: created_ms, is_promoted: gate.promoted, failed: &failed }.emit();
-    if gate.promoted {
-        ProductionStands { version, created_ms, event_time_ms: manifest.event_time_watermark_ms }.emit();
     }
 }
 

@@ -10,10 +10,10 @@ use crate::publish::error::PublishError;
 use crate::publish::files;
 use crate::publish::page_reader::PageReader;
 use crate::publish::registry::{Registry, RegistryReader};
-use crate::publish::{Publisher, TRAINING_PREFIX, gate};
+use crate::publish::{Publisher, TRAINING_PREFIX, gate, told};
 use crate::settings::Settings;
 use crate::supervise::{StopToken, failpoint};
-use crate::telemetry::events::{ProductionStands, TrainingBegins, TrainingDelayed};
+use crate::telemetry::events::{TrainingBegins, TrainingDelayed};
 use crate::train::Trainer;
 
 use super::error::TrainerError;
@@ -109,10 +109,7 @@ fn try_start(settings: &Settings, halt: &StopToken) -> Result<Started, TrainerEr
 
     let parent = checkpoint.as_ref().map(|manifest| manifest.version);
     set_references(&mut trainer, settings, &registry.registry, parent)?;
-    if let Some(production) = registry.registry.production_manifest() {
-        let (version, created_ms) = (production.version, production.created_at_ms);
-        ProductionStands { version, created_ms, event_time_ms: production.event_time_watermark_ms }.emit();
-    }
+    told::found(&registry.registry);
     TrainingBegins { model, checkpoint: parent, step: trainer.steps() }.emit();
     let publisher = Publisher::new(settings, producer, registry, parent, halt)?;
     let passed_step = passed_step(checkpoint.as_deref(), &trainer);

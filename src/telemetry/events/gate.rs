@@ -51,7 +51,7 @@ impl GateEvidence {
     }
 }
 
-/// The gate has judged a version that is published now.
+/// What the gate said of a version, when it is published or found.
 pub struct VersionJudged<'a> {
     pub version: u64,
     pub at_ms: i64,
@@ -59,16 +59,20 @@ pub struct VersionJudged<'a> {
     pub is_promoted: bool,
     /// The tests that it failed, and in words why.
     pub failed: &'a [(&'a str, &'a str)],
+    /// Whether it was said just now: only then it counts.
+    pub is_new: bool,
 }
 
 impl VersionJudged<'_> {
     pub fn emit(self) {
-        let Self { version, at_ms, is_promoted, failed } = self;
-        let result = if is_promoted { "passed" } else { "refused" };
-        counter!(names::GATE_DECISIONS, "result" => result).increment(1);
-        for (test, reason) in failed {
-            counter!(names::GATE_REFUSALS, "test" => (*test).to_owned()).increment(1);
-            info!(version, test, "version not promoted: {reason}");
+        let Self { version, at_ms, is_promoted, failed, is_new } = self;
+        if is_new {
+            let result = if is_promoted { "passed" } else { "refused" };
+            counter!(names::GATE_DECISIONS, "result" => result).increment(1);
+            for (test, reason) in failed {
+                counter!(names::GATE_REFUSALS, "test" => (*test).to_owned()).increment(1);
+                info!(version, test, "version not promoted: {reason}");
+            }
         }
         let owned = |text: &&str| (*text).to_owned();
         let (tests, reasons) = failed.iter().map(|(test, reason)| (owned(test), owned(reason))).unzip();

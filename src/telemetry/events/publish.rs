@@ -112,6 +112,19 @@ impl NotOnDisk<'_> {
     }
 }
 
+/// The newest version of a kind, when it is found.
+pub struct VersionStands {
+    pub version: u64,
+    /// `serving` or `checkpoint`.
+    pub kind: &'static str,
+}
+
+impl VersionStands {
+    pub fn emit(self) {
+        gauge!(names::PUBLISH_VERSION, "kind" => self.kind).set(self.version as f64);
+    }
+}
+
 /// What `production` points to, when it is found or written.
 pub struct ProductionStands {
     pub version: u64,
