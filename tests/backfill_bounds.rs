@@ -181,9 +181,9 @@ fn what_is_deleted_while_a_replay_reads_ends_it_with_the_offsets_that_are_missin
         let (dir, topics) = (tempfile::tempdir().expect("a temporary folder"), line.settings().topics);
         let topic = &topics.behavior;
         write(&line, (0..views).map(|number| seen(&topics, number, START_MS + number * 100, 1)));
-        let (samples, model) = (dir.path().join("samples.pb"), dir.path().join("model"));
-        let outputs = ["--samples", text(&samples), "--output", text(&model)];
-        let mut process = frozen(&line, (START_MS, START_MS + views * 100), &outputs, failpoint);
+        let samples = dir.path().join("samples.pb");
+        let range = (START_MS, START_MS + views * 100);
+        let mut process = frozen(&line, range, &["--samples", text(&samples)], failpoint);
         let admin = Admin::new(&line.settings().kafka).expect("a valid configuration");
         admin.delete_records_below(topic, 0, low).expect("deleted");
         process.signal("CONT");

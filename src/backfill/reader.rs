@@ -18,7 +18,7 @@ use crate::supervise::StopToken;
 /// How long to wait for a partition before the stop is looked at.
 const POLL: Duration = Duration::from_millis(100);
 /// Records that go to the join together, at most.
-const BATCH_RECORDS: usize = 512;
+const BATCH_RECORDS: usize = 1024;
 
 /// The next record of all.
 pub struct Next {

@@ -15,7 +15,7 @@ use crate::supervise::{StopToken, failpoint};
 /// Records between two looks.
 pub const LOOK_RECORDS: u64 = 4096;
 /// Batches that may wait for the join.
-const WAITING_BATCHES: usize = 16;
+const WAITING_BATCHES: usize = 8;
 
 /// How far a replay has come.
 #[derive(Debug, Clone, Copy, Default)]

@@ -23,6 +23,10 @@ use crate::contract::validate::{Span, View};
 
 /// What a view in a group costs besides its bytes.
 const OVERHEAD_BYTES: usize = 96;
+/// Members of a group that have a mark; few groups have more.
+const MARKS: usize = 16;
+/// Room for two UUIDs in text.
+const MAX_SHORT_IDS_BYTES: usize = 72;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Admission {
@@ -58,8 +62,35 @@ impl RequestKey {
 struct Member {
     payload: Bytes,
     impression_id: Span,
-    /// The hash of its [`ImpressionKey`](super::held::ImpressionKey).
-    impression: u64,
+}
+
+/// Request id and user id, where they are short: a view's own bytes, which hold both, are in no cache any
+/// more when the next view of the request comes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct ShortIds {
+    bytes: [u8; MAX_SHORT_IDS_BYTES],
+    /// An id is never empty: 0 says that they are longer.
+    request_length: u8,
+    user_length: u8,
+}
+
+impl ShortIds {
+    fn of(view: &View) -> ShortIds {
+        let (request_id, user_id) = (view.request_id(), view.user_id());
+        let (request, both) = (request_id.len(), request_id.len() + user_id.len());
+        let mut ids = ShortIds { bytes: [0; MAX_SHORT_IDS_BYTES], request_length: 0, user_length: 0 };
+        if both <= MAX_SHORT_IDS_BYTES {
+            ids.bytes[..request].copy_from_slice(request_id);
+            ids.bytes[request..both].copy_from_slice(user_id);
+            (ids.request_length, ids.user_length) = (request as u8, user_id.len() as u8);
+        }
+        ids
+    }
+
+    fn get(&self) -> Option<(&[u8], &[u8])> {
+        let (request_id, rest) = self.bytes.split_at(usize::from(self.request_length));
+        (self.request_length > 0).then(|| (request_id, &rest[..usize::from(self.user_length)]))
+    }
 }
 
 /// The views of one request, in offset order.
@@ -72,7 +103,10 @@ pub(super) struct Group {
     request_id: Span,
     user_id: Span,
     scenario: Span,
+    ids: ShortIds,
     hash: u64,
+    /// Parts of the hashes of the first members' impressions, at hand like the ids.
+    marks: [u32; MARKS],
     members: Vec<Member>,
     bytes: usize,
     is_full: bool,
@@ -108,7 +142,9 @@ impl Group {
             request_id: view.request_id,
             user_id: view.user_id,
             scenario: view.scenario,
+            ids: ShortIds::of(view),
             hash,
+            marks: [0; MARKS],
             members: Vec::with_capacity(8),
             bytes: 0,
             is_full: false,
@@ -116,25 +152,37 @@ impl Group {
     }
 
     fn is_of(&self, view: &View) -> bool {
-        self.request_time_ms == view.request_time_ms
-            && self.request_id() == view.request_id()
-            && self.user_id.of(&self.members[0].payload) == view.user_id()
+        let is_same_request = || match self.ids.get() {
+            Some(ids) => ids == (view.request_id(), view.user_id()),
+            None => {
+                let user_id = self.user_id.of(&self.members[0].payload);
+                (self.request_id(), user_id) == (view.request_id(), view.user_id())
+            }
+        };
+        self.request_time_ms == view.request_time_ms && is_same_request()
     }
 
     fn holds(&self, KeyedView { view, impression, .. }: &KeyedView) -> bool {
-        self.members.iter().any(|member| {
-            // Of other views not even the bytes are looked at.
-            member.impression == *impression
-                && member.impression_id.of(&member.payload) == view.impression_id()
-        })
+        let is_same = |member: &Member| member.impression_id.of(&member.payload) == view.impression_id();
+        let marked = self.marks.iter().zip(0..self.members.len());
+        // Of views with other marks nothing is looked at.
+        let mut alike = marked.filter(|(mark, _)| **mark == mark_of(*impression));
+        alike.any(|(_, number)| is_same(&self.members[number]))
+            || self.members.iter().skip(MARKS).any(is_same)
     }
 
     fn push(&mut self, KeyedView { view, impression, .. }: &KeyedView) {
         self.event_time_ms = self.event_time_ms.max(view.event_time_ms);
         self.bytes += view.payload.len();
-        let payload = view.payload.clone();
-        self.members.push(Member { payload, impression_id: view.impression_id, impression: *impression });
+        if let Some(mark) = self.marks.get_mut(self.members.len()) {
+            *mark = mark_of(*impression);
+        }
+        self.members.push(Member { payload: view.payload.clone(), impression_id: view.impression_id });
     }
+}
+
+fn mark_of(impression: u64) -> u32 {
+    impression as u32
 }
 
 #[derive(Debug)]
@@ -274,5 +322,67 @@ impl Groups {
         self.views -= group.len();
         self.bytes -= group.bytes;
         group
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use prost::Message;
+
+    use super::*;
+    use crate::contract::v1::{BehaviorEvent, Features};
+    use crate::contract::{InputRecord, Side};
+    use crate::join::Judged;
+    use crate::join::judged::Verdict;
+    use crate::settings::Settings;
+
+    fn config() -> Config {
+        let mut settings = Settings::default();
+        settings.features.dense = Vec::new();
+        Config::new(&settings, 1)
+    }
+
+    fn keyed(config: &Config, user_id: &str, request_id: &str, impression: u32) -> KeyedView {
+        let event = BehaviorEvent {
+            impression_id: format!("impression-{impression}"),
+            user_id: user_id.to_owned(),
+            video_id: "video".to_owned(),
+            request_id: request_id.to_owned(),
+            event_time_ms: 7,
+            request_time_ms: 7,
+            features: Some(Features { schema_version: 1, ..Features::default() }),
+            ..BehaviorEvent::default()
+        };
+        let record = InputRecord {
+            partition: 0,
+            offset: 0,
+            timestamp_ms: Some(7),
+            key: Some(Bytes::copy_from_slice(user_id.as_bytes())),
+            payload: Some(event.encode_to_vec().into()),
+        };
+        match Judged::new(config, Side::Views, record).verdict {
+            Verdict::View(view) => view.expect("a valid view"),
+            Verdict::Response(_) => unreachable!("it is a view"),
+        }
+    }
+
+    /// Ids of up to 128 bytes, and more members than have marks.
+    #[test]
+    fn a_group_knows_its_views_again_whatever_their_number_and_the_length_of_their_ids() {
+        let config = config();
+        let mut groups = Groups::new(&config);
+        let ids = ["a".repeat(1), "a".repeat(36), "a".repeat(37), "a".repeat(128)];
+        let requests: Vec<(&str, &str)> =
+            ids.iter().flat_map(|user| ids.iter().map(move |request| (&**user, &**request))).collect();
+        for expected in [Admission::Admitted, Admission::Again] {
+            for impression in 0..2 * MARKS as u32 {
+                for (offset, &(user_id, request_id)) in (0..).zip(&requests) {
+                    let view = keyed(&config, user_id, request_id, impression);
+                    assert_eq!(groups.admit(offset, &view, 7), expected, "{user_id} {request_id}");
+                }
+            }
+        }
+        assert_eq!((groups.open(), groups.views()), (requests.len(), requests.len() * 2 * MARKS));
     }
 }
