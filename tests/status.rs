@@ -268,6 +268,9 @@ fn it_is_ready_with_its_partitions_and_its_model_and_not_while_no_broker_answers
     });
     assert!(!service.status()["kafka_unavailable"].as_object().expect("an object").is_empty());
     assert_eq!(service.get("/healthz"), "ok\n", "a restart would change nothing");
+    let of_some_age = || service.status()["uptime_seconds"].as_f64().is_some_and(|age| age > 2.0);
+    eventually(DEADLINE, "time passes", of_some_age);
+    assert_eq!(service.status()["trainer"]["state"], "joining", "nobody has said who owns the model");
 
     for _ in 0..2 {
         cluster.mend(0);
