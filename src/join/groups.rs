@@ -324,3 +324,65 @@ impl Groups {
         group
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use prost::Message;
+
+    use super::*;
+    use crate::contract::v1::{BehaviorEvent, Features};
+    use crate::contract::{InputRecord, Side};
+    use crate::join::Judged;
+    use crate::join::judged::Verdict;
+    use crate::settings::Settings;
+
+    fn config() -> Config {
+        let mut settings = Settings::default();
+        settings.features.dense = Vec::new();
+        Config::new(&settings, 1)
+    }
+
+    fn keyed(config: &Config, user_id: &str, request_id: &str, impression: u32) -> KeyedView {
+        let event = BehaviorEvent {
+            impression_id: format!("impression-{impression}"),
+            user_id: user_id.to_owned(),
+            video_id: "video".to_owned(),
+            request_id: request_id.to_owned(),
+            event_time_ms: 7,
+            request_time_ms: 7,
+            features: Some(Features { schema_version: 1, ..Features::default() }),
+            ..BehaviorEvent::default()
+        };
+        let record = InputRecord {
+            partition: 0,
+            offset: 0,
+            timestamp_ms: Some(7),
+            key: Some(Bytes::copy_from_slice(user_id.as_bytes())),
+            payload: Some(event.encode_to_vec().into()),
+        };
+        match Judged::new(config, Side::Views, record).verdict {
+            Verdict::View(view) => view.expect("a valid view"),
+            Verdict::Response(_) => unreachable!("it is a view"),
+        }
+    }
+
+    /// Ids of up to 128 bytes, and more members than have marks.
+    #[test]
+    fn a_group_knows_its_views_again_whatever_their_number_and_the_length_of_their_ids() {
+        let config = config();
+        let mut groups = Groups::new(&config);
+        let ids = [1, 36, 37, 128].map(|length| "a".repeat(length));
+        let requests: Vec<(&str, &str)> =
+            ids.iter().flat_map(|user| ids.iter().map(move |request| (&**user, &**request))).collect();
+        for expected in [Admission::Admitted, Admission::Again] {
+            for impression in 0..2 * MARKS as u32 {
+                for (offset, &(user_id, request_id)) in (0..).zip(&requests) {
+                    let view = keyed(&config, user_id, request_id, impression);
+                    assert_eq!(groups.admit(offset, &view, 7), expected, "{user_id} {request_id}");
+                }
+            }
+        }
+        assert_eq!((groups.open(), groups.views()), (requests.len(), requests.len() * 2 * MARKS));
+    }
+}
