@@ -91,15 +91,15 @@ fn peak_bytes(line: &Line, hours: i64) -> u64 {
 fn invariant_12_memory_follows_from_the_window_and_not_from_the_range() {
     let line = in_small_steps(line("backfill-memory"));
     line.create_topics(1);
-    let (hours, views_per_hour) = (8, 15_000);
+    let (hours, views_per_hour) = (6, 8_000);
     let topics = line.settings().topics;
     let at_ms = |number: i64| START_MS + number * HOUR_MS / views_per_hour;
-    let record = |number| seen(&topics, number, at_ms(number), 230);
+    let record = |number| seen(&topics, number, at_ms(number), 480);
     let bytes = (hours * views_per_hour).unsigned_abs() * record(0).len_bytes() as u64;
     write(&line, (0..hours * views_per_hour).map(record));
     let (short, long) = (peak_bytes(&line, 1), peak_bytes(&line, hours));
-    // The short range is read up to a window past its end.
-    let more = bytes * 6 / 8;
+    // The short one is read up to a window past its end, which is half an hour.
+    let more = bytes * 9 / 12;
     println!("{bytes} bytes; at the peak {short} for one hour, {long} for {hours}");
     assert!(long < short + more / 4, "{long} bytes for {hours} hours, {short} for one");
 }

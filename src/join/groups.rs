@@ -372,7 +372,7 @@ mod tests {
     fn a_group_knows_its_views_again_whatever_their_number_and_the_length_of_their_ids() {
         let config = config();
         let mut groups = Groups::new(&config);
-        let ids = ["a".to_owned(), "a".repeat(36), "a".repeat(37), "a".repeat(128)];
+        let ids = [1, 36, 37, 128].map(|length| "a".repeat(length));
         let requests: Vec<(&str, &str)> =
             ids.iter().flat_map(|user| ids.iter().map(move |request| (&**user, &**request))).collect();
         for expected in [Admission::Admitted, Admission::Again] {
