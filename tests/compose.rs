@@ -35,7 +35,7 @@ struct Compose {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Service {
-    build: Option<String>,
+    build: Option<Build>,
     image: String,
     environment: BTreeMap<String, Yaml>,
     read_only: bool,
@@ -49,16 +49,25 @@ struct Service {
     volumes: Vec<String>,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Build {
+    context: String,
+    args: BTreeMap<String, String>,
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Healthcheck {
     test: Vec<String>,
-    #[serde(rename = "interval")]
-    _interval: String,
+    interval: String,
     #[serde(rename = "timeout")]
     _timeout: String,
     #[serde(rename = "retries")]
     _retries: u32,
+    #[serde(rename = "start_period")]
+    _start_period: String,
+    start_interval: String,
     disable: bool,
 }
 
@@ -129,7 +138,12 @@ fn services_wait_for_what_is_there_and_are_looked_after() {
             assert!(is_there, "{name}: there is no {source}");
         }
         assert_eq!(service.build.is_some(), service.is_easq(), "{name}: whether it is built here");
+        for Build { context, args } in &service.build {
+            assert!(context == "." && args.contains_key("EASQ_REVISION"), "{name}: {context} {args:?}");
+        }
     }
+    let check = compose.services["kafka"].healthcheck.as_ref().expect("a health check");
+    assert_eq!((&*check.interval, &*check.start_interval), ("30s", "3s"), "each starts a JVM");
     let drain = Line::new("compose").settings().joiner.drain_deadline_ms;
     for name in SERVICES {
         let service = &compose.services[name];

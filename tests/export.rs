@@ -101,6 +101,11 @@ fn what_cannot_be_exported_is_said_with_what_there_is_and_nothing_is_written() {
     assert!(said.contains("pin"), "{said}");
     let said = followed.refuses(&["4", "--checkpoint"], 1);
     assert!(said.contains("version 4") && said.contains("checkpoints: 3"), "{said}");
+    // Readers follow 4; the third is the newest checkpoint.
+    let newest = followed.output("newest");
+    let (code, said) = export(&followed.line, &["--checkpoint"], &newest);
+    assert!(code == Some(0) && said.contains("version 3 of model"), "{said}");
+    fs::remove_dir_all(&newest).expect("removed");
     let said = followed.refuses(&["newest"], 2);
     assert!(said.contains("a version's number, production or pin"), "{said}");
     followed.model.write(&[("versions/9".to_owned(), b"\xff\xff".to_vec())]);
@@ -136,6 +141,9 @@ fn training_goes_on_from_an_exported_checkpoint() {
     let version = checkpoint.version.to_string();
     let (code, said) = export(&line, &[&version, "--checkpoint"], &path("state"));
     assert_eq!(code, Some(0), "{said}");
+    let (code, said) = export(&line, &["--checkpoint"], &path("newest"));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(contents(&path("newest")) == contents(&path("state")), "{said}");
     let (code, said) = export(&line, &[&version], &path("served"));
     assert_eq!(code, Some(0), "{said}");
     let tensors = files::read_folder(&path("state")).expect("files");

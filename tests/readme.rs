@@ -4,6 +4,7 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use easq::kafka::client::property_fault;
@@ -100,6 +101,30 @@ fn the_table_of_metrics_is_that_of_the_program() {
             .expect("writing to a string");
     }
     compare("metrics", &table);
+}
+
+/// README and what lies in docs.
+fn documents() -> Vec<(PathBuf, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let files = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let texts = files.filter(|path| path.extension().is_some_and(|end| end == "md")).chain([README.into()]);
+    texts.map(|path| (path.clone(), fs::read_to_string(path).expect("a text"))).collect()
+}
+
+#[test]
+fn no_figure_of_the_documents_is_still_to_be_filled_in() {
+    let is_place = |word: &str| {
+        word.len() > 1 && word.chars().all(|letter| letter.is_ascii_uppercase() || letter == '_')
+    };
+    let documents = documents();
+    assert!(documents.len() > 5, "{documents:?}");
+    for (path, text) in documents {
+        for line in text.lines() {
+            let between = line.matches('@').count().saturating_sub(1);
+            let place = line.split('@').skip(1).take(between).find(|word| is_place(word));
+            assert!(place.is_none() && !line.contains("BENCHTEXT"), "{}: {line}", path.display());
+        }
+    }
 }
 
 #[test]

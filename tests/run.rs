@@ -162,6 +162,25 @@ fn without_a_broker_it_keeps_trying_until_sigterm_and_exits_0() {
 }
 
 #[test]
+fn its_status_can_be_asked_for_without_an_http_client() {
+    let line = Line::new("run-status").set("kafka.bootstrap_servers", "127.0.0.1:1");
+    let (mut easq, address) = start(line.clone(), "trainer");
+    let ask = |address: &str| Easq::run(line.arguments(&["status", "--address", address]), DEADLINE);
+    let (status, said) = ask(&address);
+    assert!(status.success(), "{said}");
+    let said: serde_json::Value = serde_json::from_str(&said).expect("JSON and nothing else");
+    assert_eq!(said["command"], "run");
+    // The same place by the setting.
+    let same = line.clone().set("telemetry.listen", &address);
+    assert!(Easq::run(same.arguments(&["status"]), DEADLINE).0.success());
+    easq.terminate();
+    assert_eq!(easq.wait(DEADLINE).code(), Some(0));
+    let (status, said) = ask(&address);
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("no process of easq answers at") && said.contains(&address), "{said}");
+}
+
+#[test]
 fn a_port_in_use_is_an_error_that_names_the_setting() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("a bound address");

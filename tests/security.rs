@@ -3,10 +3,12 @@
 mod support;
 
 use std::path::Path;
-use std::sync::LazyLock;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use easq::settings::Settings;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -17,20 +19,32 @@ const PARTITIONS: i32 = 2;
 const DEADLINE: Duration = Duration::from_secs(60);
 const PASSWORD: &str = "EASQ__KAFKA__PROPERTIES__SASL_PASSWORD";
 const PASSWORD_FILE: &str = "EASQ__KAFKA__PROPERTIES__SASL_PASSWORD_FILE";
+const CERTIFICATE: &str = "EASQ__KAFKA__PROPERTIES__SSL_CERTIFICATE_PEM";
+const KEY: &str = "EASQ__KAFKA__PROPERTIES__SSL_KEY_PEM";
 /// Of the readers that find out what may be read.
 const GROUP: &str = "easq-test-reader";
 /// As docs/security.md calls them.
-const PARTS: [&str; 5] = ["producer", "easq-joiner", "easq-trainer", "ranker", "easq-backfill"];
+const PARTS: [&str; 7] =
+    ["producer", "easq-joiner", "easq-trainer", "ranker", "operator", "easq-backfill", "easq-replay"];
 const SECURITY: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/security.md"));
 
-/// One for all of them: the start of a broker is what takes long.
-static SECURE: LazyLock<SecureKafka> =
-    LazyLock::new(|| SecureKafka::start(&[&PARTS[..], &[SecureKafka::ADMIN]].concat()));
+/// One for all tests that run at a time: the start of a broker is what takes long. It ends with the last
+/// of them, and leaves nothing on the disk.
+fn secure() -> Arc<SecureKafka> {
+    static LAST: Mutex<Weak<SecureKafka>> = Mutex::new(Weak::new());
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    last.upgrade().unwrap_or_else(|| {
+        let started = Arc::new(SecureKafka::start(&[&PARTS[..], &[SecureKafka::ADMIN]].concat()));
+        *last = Arc::downgrade(&started);
+        started
+    })
+}
 
 /// The line as `user` comes to it.
 fn as_user(line: &Line, user: &str, proof: Proof) -> Line {
-    let line = line.clone().set("kafka.bootstrap_servers", SECURE.address(proof));
-    let properties = SECURE.properties(user, proof);
+    let secure = secure();
+    let line = line.clone().set("kafka.bootstrap_servers", secure.address(proof));
+    let properties = secure.properties(user, proof);
     properties
         .into_iter()
         .fold(line, |line, (name, value)| line.set(&format!("kafka.properties.{name}"), value))
@@ -38,7 +52,7 @@ fn as_user(line: &Line, user: &str, proof: Proof) -> Line {
 
 /// Starts easq as `user`, whose password is in a file.
 fn start(line: &Line, user: &str, command: &[&str]) -> Easq {
-    let file = SECURE.password_file(user);
+    let file = secure().password_file(user);
     let line = as_user(line, user, Proof::Scram);
     Easq::start_with(line.arguments(command), [(PASSWORD_FILE, file.to_str().expect("a path in UTF-8"))])
 }
@@ -60,7 +74,7 @@ fn stop(easq: Easq) -> String {
 
 /// A line whose topics, group and model have their default names, and are on the secure broker.
 fn default_names() -> Line {
-    let line = Line::on(SECURE.kafka(), "secure");
+    let line = Line::on(secure().kafka(), "secure");
     let defaults = toml::Table::try_from(Settings::default()).expect("settings have a TOML form");
     let topics = defaults["topics"].as_table().expect("a section");
     let named = topics.iter().map(|(key, name)| (format!("topics.{key}"), name.as_str().expect("a name")));
@@ -77,11 +91,12 @@ fn granted_rights() -> Vec<Vec<&'static str>> {
 
 #[test]
 fn each_part_runs_with_the_rights_that_the_documentation_names_and_has_no_others() {
+    let secure = secure();
     let line = default_names();
     line.create_topics(PARTITIONS);
     let rights = granted_rights();
     assert!(rights.len() >= PARTS.len(), "no rights are documented");
-    rights.iter().for_each(|words| SECURE.grant(words));
+    rights.iter().for_each(|words| secure.grant(words));
 
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = |name: &str| folder.path().join(name).to_str().expect("a path in UTF-8").to_owned();
@@ -96,9 +111,22 @@ fn each_part_runs_with_the_rights_that_the_documentation_names_and_has_no_others
     });
     let range = ["backfill", "--from", "-12h", "--to", "-1s", "--join-only"];
     said += &ended(start(&line, "easq-backfill", &range));
-    for running in [joiner, trainer, ranker] {
+    for running in [joiner, trainer] {
         said += &stop(running);
     }
+    // Two replays with all that they can ask for.
+    let (manifest, _) = easq::publish::read_current(Path::new(&model)).expect("a version is there");
+    let version = manifest.version.to_string();
+    let all = ["--base", &version, "--publish", "lr", "--pairs-topic", "pairs-again"];
+    said += &ended(start(&line, "easq-replay", &[&range[..5], &all].concat()));
+    let samples = ["--source", "samples", "--samples", &path("samples.pb")];
+    said += &ended(start(&line, "easq-replay", &[&range[..5], &samples].concat()));
+    let accept = ["model", "accept-stream", "--reason", "as it is"];
+    let pin = ["model", "promote", &version, "--reason", "as it is"];
+    for command in [&accept[..], &pin, &["model", "unpin"]] {
+        said += &ended(start(&line, "operator", command));
+    }
+    said += &stop(ranker);
     PARTS.iter().for_each(|part| assert!(!said.contains(&SecureKafka::password(part)), "{said}"));
     nobody_has_more_rights(&line.settings());
 }
@@ -107,7 +135,7 @@ fn nobody_has_more_rights(settings: &Settings) {
     let principals = PARTS.map(|part| format!("User:{part}"));
     let principals = principals.iter().flat_map(|principal| ["--allow-principal", principal]);
     let to_ask = ["--add", "--operation", "Read", "--group", GROUP];
-    SECURE.grant(&to_ask.into_iter().chain(principals).collect::<Vec<_>>());
+    secure().grant(&to_ask.into_iter().chain(principals).collect::<Vec<_>>());
     let topics = &settings.topics;
     let (pages, registry) = (topics.model(&settings.model.name), topics.registry(&settings.model.name));
     let inputs = [&*topics.behavior, &*topics.responses];
@@ -117,12 +145,29 @@ fn nobody_has_more_rights(settings: &Settings) {
     let of_joiner = [&inputs[..], &outputs].concat();
     let of_trainer = [samples, model].concat();
     // What each of PARTS may read, and what it may write.
-    let wanted: [(&[&str], &[&str]); PARTS.len()] =
-        [(&[], &inputs), (&of_joiner, &outputs), (&of_trainer, &model), (&model, &[]), (&inputs, &[])];
+    let of_replay = [&inputs[..], &samples, &[&*topics.labelled_views], &model].concat();
+    let wanted: [(&[&str], &[&str]); PARTS.len()] = [
+        (&[], &inputs),
+        (&of_joiner, &outputs),
+        (&of_trainer, &model),
+        (&model, &[]),
+        (&[&*registry], &[&*registry]),
+        (&inputs, &[]),
+        (&of_replay, &[]),
+    ];
     for (part, (reads, writes)) in PARTS.into_iter().zip(wanted) {
         for topic in of_joiner.iter().chain(&model) {
             assert_eq!(may_read(part, topic), reads.contains(topic), "{part} reads {topic}");
             assert_eq!(may_write(part, topic), writes.contains(topic), "{part} writes {topic}");
+            let deletes = part == "easq-trainer" && *topic == pages;
+            assert_eq!(may_delete(part, topic), deletes, "{part} deletes from {topic}");
+        }
+        // Each name with the one part that may use it, as the owner of its transactions and in its group.
+        for (id, owner) in [("easq-joiner-a", "easq-joiner"), ("easq-trainer-main", "easq-trainer")] {
+            assert_eq!(may_fence(part, id), part == owner, "{part} begins transactions as {id}");
+        }
+        for (group, owner) in [("easq-joiner", "easq-joiner"), ("easq-trainer-main", "easq-trainer")] {
+            assert_eq!(may_join(part, group, &registry), part == owner, "{part} is a member of {group}");
         }
     }
 }
@@ -132,7 +177,7 @@ fn is_refusal(error: &KafkaError) -> bool {
 }
 
 fn may_read(user: &str, topic: &str) -> bool {
-    let mut config = SECURE.client(user);
+    let mut config = secure().client(user);
     config.set("group.id", GROUP).set("enable.partition.eof", "true").set("enable.auto.commit", "false");
     let consumer: BaseConsumer = config.create().expect("a valid client configuration");
     // A topic that the user may not even ask about says nothing to a reader.
@@ -155,7 +200,7 @@ fn may_read(user: &str, topic: &str) -> bool {
 
 /// Whether a record is taken; where it is, the topic is not used any more.
 fn may_write(user: &str, topic: &str) -> bool {
-    let producer: BaseProducer<Delivered> = SECURE
+    let producer: BaseProducer<Delivered> = secure()
         .client(user)
         .set("message.timeout.ms", "60000")
         .create_with_context(Delivered::default())
@@ -172,9 +217,68 @@ fn may_write(user: &str, topic: &str) -> bool {
     })
 }
 
+/// Whether records may be deleted; those below offset 0 are none.
+fn may_delete(user: &str, topic: &str) -> bool {
+    let admin: AdminClient<DefaultClientContext> =
+        secure().client(user).create().expect("a valid client configuration");
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, 0, Offset::Offset(0)).expect("a valid offset");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let options = AdminOptions::new().request_timeout(Some(DEADLINE));
+    let outcome = runtime.block_on(admin.delete_records(&list, &options));
+    let outcome = outcome.and_then(|list| list.find_partition(topic, 0).expect("an answer").error());
+    match outcome {
+        // What is only compacted cannot be deleted by those who may either.
+        Ok(()) => true,
+        Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PolicyViolation) => true,
+        // A topic that they may not even describe is none to them, and who may delete may describe.
+        Err(KafkaError::AdminOp(RDKafkaErrorCode::NoEnt)) => false,
+        Err(error) => {
+            assert!(is_refusal(&error), "{user} deletes from {topic}: {error:?}");
+            false
+        }
+    }
+}
+
+/// Whether transactions may be begun under this name, which fences out whoever has it.
+fn may_fence(user: &str, id: &str) -> bool {
+    let mut config = secure().client(user);
+    let producer: BaseProducer =
+        config.set("transactional.id", id).create().expect("a valid client configuration");
+    match producer.init_transactions(DEADLINE) {
+        Ok(()) => true,
+        Err(error) => {
+            let code = error.rdkafka_error_code();
+            assert_eq!(code, Some(RDKafkaErrorCode::TransactionalIdAuthorizationFailed), "{user}: {error}");
+            false
+        }
+    }
+}
+
+/// Whether the group's coordinator talks to the user at all, which it does to members.
+fn may_join(user: &str, group: &str, topic: &str) -> bool {
+    let mut config = secure().client(user);
+    let consumer: BaseConsumer =
+        config.set("group.id", group).create().expect("a valid client configuration");
+    let mut list = TopicPartitionList::new();
+    list.add_partition(topic, 0);
+    let is_refused =
+        |error: &KafkaError| error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed);
+    eventually_some(DEADLINE, &format!("{user} may join {group} or may not"), || {
+        match consumer.poll(Duration::from_millis(100)) {
+            Some(Err(error)) if is_refused(&error) => return Some(false),
+            _ => {}
+        }
+        match consumer.committed_offsets(list.clone(), Duration::from_millis(500)) {
+            Err(error) if is_refused(&error) => Some(false),
+            outcome => outcome.ok().map(|_| true),
+        }
+    })
+}
+
 /// Whether the one record of a producer was taken.
 #[derive(Default)]
-struct Delivered(std::sync::Mutex<Option<bool>>);
+struct Delivered(Mutex<Option<bool>>);
 
 impl rdkafka::ClientContext for Delivered {}
 
@@ -194,8 +298,8 @@ impl rdkafka::producer::ProducerContext for Delivered {
 }
 
 /// From input to production, with a proof of who it is; all that it says and shows meanwhile.
-fn works_with(proof: Proof, environment: &[(&str, &str)], password: &str) {
-    let line = Line::on(SECURE.kafka(), "secure-proof");
+fn works_with(proof: Proof, environment: &[(&str, &str)], secret: &str) {
+    let line = Line::on(secure().kafka(), "secure-proof");
     line.create_topics(PARTITIONS);
     let settings = line.settings();
     world::write(&line, &world::deliveries(&settings, 3_000, 3_600_000, 1, PARTITIONS));
@@ -207,25 +311,30 @@ fn works_with(proof: Proof, environment: &[(&str, &str)], password: &str) {
     easq.wait_for_output("serving /healthz", DEADLINE);
     let address = easq.address();
     easq.wait_for_output("version published", DEADLINE);
-    let mut shown = ["/metrics", "/healthz", "/readyz"].map(|path| get(&address, path).expect(path)).concat();
+    let mut shown =
+        ["/metrics", "/healthz", "/readyz", "/status"].map(|path| get(&address, path).expect(path)).concat();
     shown += &answer(&address, "/nothing").map(|(_, body)| body).unwrap_or_default();
     shown += &stop(easq);
     let mut command = Easq::start_with(line.arguments(&["config", "show"]), environment.iter().copied());
     assert!(command.wait(DEADLINE).success());
     shown += &command.output();
-    assert!(!shown.contains(password), "{proof:?}: the password is shown");
+    assert!(!shown.contains(secret), "{proof:?}: the secret is shown");
 }
 
 #[test]
 fn a_password_proves_who_it_is_and_is_shown_nowhere() {
+    let _held = secure();
     let password = SecureKafka::password(SecureKafka::ADMIN);
     works_with(Proof::Plain, &[(PASSWORD, &password)], &password);
     works_with(Proof::Scram, &[(PASSWORD, &password)], &password);
 }
 
 #[test]
-fn a_certificate_proves_who_it_is() {
-    works_with(Proof::Certificate, &[], "PRIVATE KEY");
+fn a_certificate_proves_who_it_is_and_its_key_is_shown_nowhere() {
+    let secure = secure();
+    let (certificate, key) = secure.certificate(SecureKafka::ADMIN);
+    let line_of_key = key.lines().nth(1).expect("a line of the key itself");
+    works_with(Proof::Certificate, &[(CERTIFICATE, &certificate), (KEY, &key)], line_of_key);
 }
 
 /// What `easq run` says last where it is not let in.
@@ -241,7 +350,8 @@ fn refused(line: &Line, password: &str) -> String {
 
 #[test]
 fn who_is_not_let_in_ends_with_the_reason_and_without_the_password() {
-    let line = Line::on(SECURE.kafka(), "secure-refused");
+    let secure = secure();
+    let line = Line::on(secure.kafka(), "secure-refused");
     line.create_topics(PARTITIONS);
     for proof in [Proof::Plain, Proof::Scram] {
         let last = refused(&as_user(&line, SecureKafka::ADMIN, proof), "hunter3");
@@ -254,9 +364,10 @@ fn who_is_not_let_in_ends_with_the_reason_and_without_the_password() {
 
 #[test]
 fn a_broker_with_a_certificate_of_someone_else_is_not_talked_to() {
-    let line = Line::on(SECURE.kafka(), "secure-other");
+    let secure = secure();
+    let line = Line::on(secure.kafka(), "secure-other");
     line.create_topics(PARTITIONS);
-    let other = SECURE.other_authority_file();
+    let other = secure.other_authority_file();
     let line = as_user(&line, SecureKafka::ADMIN, Proof::Scram)
         .set("kafka.properties.ssl.ca.location", other.display());
     let password = SecureKafka::password(SecureKafka::ADMIN);
@@ -265,16 +376,4 @@ fn a_broker_with_a_certificate_of_someone_else_is_not_talked_to() {
     easq.terminate();
     easq.wait(DEADLINE);
     assert!(!easq.output().contains(&password));
-}
-
-#[test]
-fn a_panic_shows_no_password() {
-    let line = Line::new("secure-panic");
-    line.create_topics(PARTITIONS);
-    let environment = [(PASSWORD, "hunter2-in-panic"), ("FAILPOINTS", "train-load=panic")];
-    let mut easq = Easq::start_with(line.arguments(&["run", "--role", "trainer"]), environment);
-    let status = easq.wait(DEADLINE);
-    let output = easq.output();
-    assert!(!status.success() && output.contains("panicked"), "{output}");
-    assert!(!output.contains("hunter2-in-panic"), "{output}");
 }

@@ -234,9 +234,10 @@ fn tells_what_it_does(run: &Served, second: &Served, follower: &Served) {
     assert_eq!(status["joiner"]["instances"]["0"]["state"], "working");
     assert_eq!(status["joiner"]["instances"]["0"]["partitions"], serde_json::json!([0, 1]));
     assert_eq!(status["trainer"]["last_decision"]["result"], "passed");
-    let production = status["trainer"]["production"]["version"].as_u64().expect("a version in production");
-    let in_place = &follower.status()["follower"]["in_place"];
-    assert!(in_place["version"].as_u64().is_some_and(|version| version <= production + 1), "{in_place}");
+    eventually(DEADLINE, "what is in place at the follower is in production", || {
+        let production = run.status()["trainer"]["production"]["version"].as_u64();
+        production.is_some() && follower.status()["follower"]["in_place"]["version"].as_u64() == production
+    });
 
     let metrics = samples(&run.get("/metrics"));
     let answers: BTreeMap<_, _> = metrics

@@ -2,6 +2,7 @@
 
 mod exit;
 mod services;
+mod status;
 mod topics;
 
 use std::io::{self, Write};
@@ -12,6 +13,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use self::status::StatusArgs;
 use self::topics::TopicsCommand;
 use crate::evaluate::{EvaluateArgs, evaluate};
 use crate::kafka::client::property_fault;
@@ -60,6 +62,7 @@ enum Command {
     Poison(crate::evaluate::compare::PoisonArgs),
     Score(ScoreArgs),
     Follow(FollowCommand),
+    Status(StatusArgs),
     /// Look at the versions of the model.
     #[command(subcommand)]
     Model(ModelCommand),
@@ -163,6 +166,7 @@ impl Cli {
                 printed(|out| Ok(evaluate(&settings, &args, out)?))
             }
             Command::Follow(command) => services::follow(settings, command.args, command.listen),
+            Command::Status(args) => printed(|out| status::status(&settings, &args, out)),
             Command::Score(args) => printed(|out| Ok(score(&settings, &args, out)?)),
             Command::Model(command) => {
                 // Signals end it as they end any program that only reads.

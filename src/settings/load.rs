@@ -76,6 +76,7 @@ pub fn load(sources: &Sources, property_fault: PropertyFault) -> Result<Settings
             Some((key, value)) => loader.add_text(key.trim(), value.trim(), "--set"),
             None => {
                 let problem = "has no value; write --set section.key=value".to_owned();
+                let text = if is_secret(text) { REDACTED } else { text };
                 loader.source_fault(&format!("--set {text}"), problem);
             }
         }
@@ -151,10 +152,15 @@ impl Loader {
         let Some(path) = path.strip_suffix(IN_FILE) else {
             return self.add_text(&environment_key(path), value, &origin);
         };
+        let key = environment_key(path);
         match fs::read_to_string(value) {
             // Editors end the last line.
-            Ok(text) => self.add_text(&environment_key(path), text.trim_end_matches(['\r', '\n']), &origin),
-            Err(error) => self.source_fault(&format!("{origin}: file {value}"), error.to_string()),
+            Ok(text) => self.add_text(&key, text.trim_end_matches(['\r', '\n']), &origin),
+            Err(error) => {
+                // Whoever takes the secret for its path does not want it in a log.
+                let file = if is_secret(&key) { REDACTED } else { value };
+                self.source_fault(&format!("{origin}: file {file}"), error.to_string());
+            }
         }
     }
 

@@ -240,13 +240,26 @@ fn a_variable_can_name_a_file_that_holds_the_value() {
     assert_eq!(settings.kafka.properties["sasl.password"], "hunter2 ", "only the end of the line is cut off");
     assert_eq!(settings.join.window_ms, 7000);
 
-    let missing = environment(&[(PASSWORD_FILE, &path("missing"))]).unwrap_err().to_string();
-    for part in [PASSWORD_FILE, &path("missing"), "No such file"] {
+    let missing = environment(&[("EASQ__JOIN__WINDOW_MS_FILE", &path("missing"))]).unwrap_err().to_string();
+    for part in ["EASQ__JOIN__WINDOW_MS_FILE", &path("missing"), "No such file"] {
         assert!(missing.contains(part), "{part}: {missing}");
     }
     std::fs::write(path("property"), "hunter2").expect("a file of our own");
     let wrong = environment(&[("EASQ__KAFKA__PASSWORD_FILE", &path("property"))]);
     assert!(!wrong.unwrap_err().to_string().contains("hunter2"));
+}
+
+#[test]
+fn a_secret_in_the_place_of_a_path_or_without_its_equals_sign_is_not_shown() {
+    for name in ["EASQ__KAFKA__PROPERTIES__SASL_PASSWORD_FILE", "EASQ__KAFKA__PASSWORD_FILE"] {
+        let fault = environment(&[(name, "hunter2")]).unwrap_err();
+        assert!(!format!("{fault} {fault:?}").contains("hunter2"), "{fault}");
+        assert!(fault.to_string().contains(name) && fault.to_string().contains("No such file"), "{fault}");
+    }
+    let fault = set(&["kafka.properties.sasl.password:hunter2"]).unwrap_err();
+    assert!(!format!("{fault} {fault:?}").contains("hunter2"), "{fault}");
+    let fault = set(&["join.window_ms:7000"]).unwrap_err().to_string();
+    assert!(fault.contains("join.window_ms:7000"), "{fault}");
 }
 
 #[test]

@@ -16,7 +16,8 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::{Kafka, eventually, eventually_some};
-use broker::{Addresses, Broker, free_ports};
+pub use broker::free_ports;
+use broker::{Addresses, Broker};
 pub use door::Door;
 
 /// Another process can take a port between the moment it was found free and the broker's start.

@@ -1,7 +1,6 @@
 //! A real Prometheus and its promtool, as `scripts/get-prometheus` finds or fetches them.
 
 use std::fmt::Write as _;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -9,9 +8,12 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::cluster::free_ports;
 use super::{answer, eventually_some};
 
 const START_WITHIN: Duration = Duration::from_secs(60);
+/// Another process can take a port between the moment it was found free and the start.
+const START_ATTEMPTS: usize = 3;
 
 /// Runs promtool in the root of the repository: whether it was content, and what it printed.
 pub fn promtool(arguments: &[&str]) -> (bool, String) {
@@ -45,13 +47,17 @@ pub struct Series {
 }
 
 impl Prometheus {
+    #[track_caller]
     pub fn start(config: &Path) -> Self {
+        let started = (0..START_ATTEMPTS).find_map(|_| Self::try_start(config));
+        started.unwrap_or_else(|| panic!("a port was taken at each of {START_ATTEMPTS} starts"))
+    }
+
+    /// `None`: another process took the port.
+    fn try_start(config: &Path) -> Option<Self> {
         let data = tempfile::tempdir().expect("an empty folder");
-        // Free at this moment; the process takes it at once.
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("a bound address").to_string();
-        drop(listener);
-        let log = std::fs::File::create(data.path().join("log")).expect("a file for its log");
+        let address = free_ports(1)[0].to_string();
+        let log = data.path().join("log");
         let child = Command::new(folder().join("prometheus"))
             .arg(format!("--config.file={}", config.display()))
             .arg(format!("--storage.tsdb.path={}", data.path().join("data").display()))
@@ -59,18 +65,19 @@ impl Prometheus {
             .arg("--log.level=warn")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log)
+            .stderr(std::fs::File::create(&log).expect("a file for its log"))
             .spawn()
             .expect("prometheus starts");
         let mut started = Self { child, address, _data: data };
-        eventually_some(START_WITHIN, "Prometheus is ready", || {
+        let is_ready = eventually_some(START_WITHIN, "Prometheus is ready or has ended", || {
             if let Some(status) = started.child.try_wait().expect("a child of this process") {
-                let log = std::fs::read_to_string(started._data.path().join("log"));
-                panic!("Prometheus ended with {status}: {}", log.unwrap_or_default());
+                let log = std::fs::read_to_string(&log).unwrap_or_default();
+                assert!(log.contains("address already in use"), "Prometheus ended with {status}: {log}");
+                return Some(false);
             }
-            answer(&started.address, "/-/ready").filter(|(status, _)| *status == 200)
+            answer(&started.address, "/-/ready").filter(|(status, _)| *status == 200).map(|_| true)
         });
-        started
+        is_ready.then_some(started)
     }
 
     /// What an expression gives now.

@@ -96,20 +96,17 @@ impl SecureKafka {
         path
     }
 
-    /// librdkafka's properties for this user, but for the password.
+    /// Certificate and key of a user, in PEM.
+    pub fn certificate(&self, user: &str) -> (String, String) {
+        issued(&self.authority, user)
+    }
+
+    /// librdkafka's properties for this user, but for the password, or for certificate and key.
     pub fn properties(&self, user: &str, proof: Proof) -> Vec<(&'static str, String)> {
-        let text = |path: &Path| path.to_str().expect("a path in UTF-8").to_owned();
-        let mut properties = vec![("ssl.ca.location", text(&self.authority_file()))];
+        let authority = self.authority_file().to_str().expect("a path in UTF-8").to_owned();
+        let mut properties = vec![("ssl.ca.location", authority)];
         match proof {
-            Proof::Certificate => {
-                let (chain, key) = issued(&self.authority, user);
-                let file = |name: &str| self.folder.path().join(format!("{user}.{name}"));
-                fs::write(file("pem"), chain).expect("a file of our own");
-                fs::write(file("key"), key).expect("a file of our own");
-                properties.push(("security.protocol", "SSL".into()));
-                properties.push(("ssl.certificate.location", text(&file("pem"))));
-                properties.push(("ssl.key.location", text(&file("key"))));
-            }
+            Proof::Certificate => properties.push(("security.protocol", "SSL".into())),
             Proof::Plain | Proof::Scram => {
                 let mechanism = if proof == Proof::Plain { "PLAIN" } else { "SCRAM-SHA-512" };
                 properties.push(("security.protocol", "SASL_SSL".into()));

@@ -38,7 +38,8 @@ impl FromStr for Named {
 /// Which version, and where to.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ExportArgs {
-    /// The version's number, `production` or `pin` [default: what readers follow, pin, else production].
+    /// The version's number, `production` or `pin` [default: what readers follow, pin, else production; with
+    /// --checkpoint the newest checkpoint].
     pub version: Option<Named>,
     /// Folder for the version; must not be there, or be empty. It appears whole or not at all.
     #[arg(long, value_name = "DIR")]
@@ -60,7 +61,10 @@ pub fn export(
         return Err(CommandError::OutputInUse { path: output.clone() });
     }
     let registry = RegistryReader::open(settings, "model command", stop)?.registry;
-    let manifest = find(settings, &registry, args.version)?;
+    let manifest = match args.version {
+        None if args.checkpoint => newest_checkpoint(settings, &registry)?,
+        named => find(settings, &registry, named)?,
+    };
     let version = manifest.version;
     if args.checkpoint && manifest.kind() != v1::VersionKind::Checkpoint {
         let checkpoints =
@@ -75,6 +79,13 @@ pub fn export(
     let (model, kind) = (&settings.model.name, kind(&manifest));
     writeln!(out, "{}: version {version} of model '{model}' ({kind})", output.display())?;
     Ok(())
+}
+
+/// That from which training would go on now.
+fn newest_checkpoint(settings: &Settings, registry: &Registry) -> Result<Arc<v1::Manifest>, CommandError> {
+    let pointer = "checkpoint whose values are finite";
+    let nothing = || CommandError::NothingPointed { model: settings.model.name.clone(), pointer };
+    registry.newest_checkpoint().cloned().ok_or_else(nothing)
 }
 
 /// The manifest of a version that the registry holds.
