@@ -12,6 +12,7 @@ mod begin;
 mod error;
 mod identity;
 mod instance;
+mod losses;
 mod output;
 mod partition;
 mod report;
