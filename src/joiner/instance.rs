@@ -83,8 +83,9 @@ impl<'a> Instance<'a> {
     ) -> Result<Option<Self>, JoinerError> {
         let stop = &tokens.stop;
         let timeout = Duration::from_millis(settings.joiner.transaction_timeout_ms);
-        let producer =
-            TransactionalProducer::new(&settings.kafka, &identity.transactional_id, timeout, stop)?;
+        let client = format!("joiner-{number} producer");
+        let id = &identity.transactional_id;
+        let producer = TransactionalProducer::named(&settings.kafka, &client, id, timeout, stop)?;
         producer.init()?;
         let Some(membership) = Membership::join(settings, &identity.instance_id, stop)? else {
             return Ok(None);
