@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
+use clap::error::ErrorKind;
 use easq::cli::Cli;
 use easq::settings::DEFAULTS;
 use serde::Deserialize;
@@ -16,6 +17,8 @@ use support::promql::{faults, parse};
 use support::rules::{Rule, alerts, known_with_recorded, rules};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+/// What people read beside the README, in which names of things can grow old.
+const PAGES: [&str; 4] = ["docs/runbook.md", "docs/operations.md", "docs/security.md", "docs/contract.md"];
 /// What every section of the runbook answers.
 const PARTS: [&str; 5] = ["It means.", "Users notice.", "Look at.", "Do.", "False alarm."];
 
@@ -148,17 +151,31 @@ fn words(line: &str) -> Vec<String> {
     quoted.flat_map(word).collect()
 }
 
+/// Words like the names of alerts.
+fn alerts_in(text: &str) -> BTreeSet<String> {
+    let words = text.split(|character: char| !character.is_ascii_alphanumeric());
+    let is_alert = |word: &&str| {
+        word.strip_prefix("Easq")
+            .is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_uppercase()))
+    };
+    words.filter(is_alert).map(str::to_owned).collect()
+}
+
 #[test]
-fn the_runbook_names_metrics_commands_and_settings_that_exist() {
-    let runbook = read("docs/runbook.md");
+fn what_pages_name_exists_metrics_commands_settings_and_alerts() {
     let known = known_with_recorded();
     let histogram = |word: &str| known.iter().any(|known| known.name == format!("{word}_count"));
     let is_metric = |word: &str| known.iter().any(|known| known.name == word) || histogram(word);
     let defaults: toml::Table = DEFAULTS.parse().expect("TOML");
     let sections: BTreeSet<_> = defaults.keys().map(String::as_str).collect();
     let is_setting = |section: &str, key: &str| defaults[section].get(key).is_some();
-    let mut seen = [0; 3];
-    for text in code(&runbook) {
+    let mut seen = [0; 4];
+    let pages = PAGES.map(read).concat();
+    for alert in alerts_in(&pages) {
+        seen[3] += 1;
+        assert!(alerts().contains(&alert), "there is no alert {alert}");
+    }
+    for text in PAGES.map(read).iter().flat_map(|page| code(page)) {
         if text.starts_with("easq_") || text.starts_with("process_") || text.starts_with("easq:") {
             seen[0] += 1;
             assert!(is_metric(&text), "there is no metric {text}");
@@ -166,18 +183,24 @@ fn the_runbook_names_metrics_commands_and_settings_that_exist() {
             seen[1] += 1;
             if let Err(error) = Cli::try_parse_from(words(&text)) {
                 // A command that is named as a whole, with what it wants left open.
-                let named = error.kind() == clap::error::ErrorKind::MissingRequiredArgument
-                    && words(&text).len() == 2;
-                assert!(named, "{text}: {error}");
+                let is_open = matches!(
+                    error.kind(),
+                    ErrorKind::MissingRequiredArgument
+                        | ErrorKind::MissingSubcommand
+                        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+                );
+                let is_name = words(&text).iter().all(|word| !word.starts_with('-'));
+                assert!(is_open && is_name, "{text}: {error}");
             }
         } else if let Some((section, key)) =
-            text.split_once('.').filter(|(section, _)| sections.contains(section))
+            text.split_once('.').filter(|(section, key)| sections.contains(section) && *key != "proto")
         {
             seen[2] += 1;
+            let key = key.split(' ').next().unwrap_or(key);
             assert!(is_setting(section, key), "there is no setting {text}");
         }
     }
-    assert!(seen.iter().all(|&count| count > 10), "what the runbook names was not found: {seen:?}");
+    assert!(seen.iter().all(|&count| count > 10), "what the pages name was not found: {seen:?}");
 }
 
 fn sources(folder: PathBuf, into: &mut String) {

@@ -10,50 +10,16 @@ use std::time::Duration;
 use easq::telemetry::names::{Kind, Metric, TABLE};
 use serde_json::Value;
 use support::metrics::{Sample, samples};
-use support::{Cluster, Easq, Line, answer, eventually, eventually_nothing, get};
+use support::{Cluster, Easq, Line, Served, eventually, eventually_nothing};
 
 const PARTITIONS: i32 = 2;
 const VIEWS: u64 = 20_000;
 const DEADLINE: Duration = Duration::from_secs(120);
 const STATUS_PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/status.md");
 /// As README says: of the joiner, and of the trainer.
-const SERIES_PER_PARTITION: usize = 41 + 6;
+const SERIES_PER_PARTITION: usize = 43 + 6;
 const MOST_OTHER_SERIES: usize = 450;
 const SECRET: &str = "correct-horse-battery-staple";
-
-/// A process with its own endpoints.
-struct Served {
-    process: Easq,
-    address: String,
-}
-
-impl Served {
-    fn start(line: &Line, command: &[&str]) -> Self {
-        let mut process = line.clone().set("telemetry.listen", "127.0.0.1:0").start(command);
-        process.wait_for_output("serving /healthz, /readyz and /metrics", DEADLINE);
-        let address = process.address();
-        Self { process, address }
-    }
-
-    fn get(&self, path: &str) -> String {
-        get(&self.address, path).unwrap_or_default()
-    }
-
-    fn status(&self) -> Value {
-        serde_json::from_str(&self.get("/status")).expect("/status is JSON")
-    }
-
-    /// Status and body of `/readyz`.
-    fn ready(&self) -> (u16, String) {
-        answer(&self.address, "/readyz").expect("an answer while running")
-    }
-
-    #[track_caller]
-    fn stop(mut self) {
-        self.process.terminate();
-        assert_eq!(self.process.wait(DEADLINE).code(), Some(0), "{}", self.process.output());
-    }
-}
 
 /// The metric that a series belongs to: of a histogram there are three.
 fn metric_of(series: &str) -> Option<&'static Metric> {
@@ -189,6 +155,11 @@ fn a_running_line_shows_every_metric_and_every_field_that_is_documented_and_no_s
     }
 
     assert_eq!(series_of_partition(&run.get("/metrics"), "0"), SERIES_PER_PARTITION);
+    // Its transactional id may be another one at each start.
+    let clients = samples(&run.get("/metrics")).into_iter().filter_map(|mut s| s.labels.remove("client"));
+    let clients: BTreeSet<_> = clients.collect();
+    assert!(clients.contains("joiner-0 producer"), "{clients:?}");
+    assert!(!clients.iter().any(|client| client.contains(&*line.settings().joiner.group)), "{clients:?}");
     let all = samples(&run.get("/metrics")).len();
     assert!(all - PARTITIONS as usize * SERIES_PER_PARTITION < MOST_OTHER_SERIES, "{all} series");
 

@@ -7,7 +7,7 @@ use easq::contract::v1::{self, VersionKind};
 use easq::kafka::topics::Admin;
 use support::lineage::{History, Logs, registry};
 use support::trainers::{PARTITIONS, SOON, Trainer, line, production_learns_all};
-use support::{Kafka, Samples, eventually, eventually_some};
+use support::{Kafka, Samples, eventually, eventually_some, get, metrics};
 
 #[test]
 fn invariants_1_and_7_a_trainer_killed_on_the_way_goes_on_from_the_newest_checkpoint_on_an_empty_disk() {
@@ -126,7 +126,8 @@ fn offsets_that_are_gone_stop_the_trainer_until_a_person_accepts_the_gap_which_i
         assert!(refused.process.output().contains(word), "{}", refused.process.output());
     }
 
-    let trainer = Trainer::start(&line.clone().set("train.gap", "accept"));
+    let accepting = line.clone().set("train.gap", "accept").set("telemetry.listen", "127.0.0.1:0");
+    let trainer = Trainer::start(&accepting);
     let gap = eventually_some(SOON, "a version records the gap", || {
         let registry = registry(&settings);
         let ranges = registry.versions.values().flat_map(|m| &m.inputs).flat_map(|range| &range.gaps);
@@ -135,6 +136,10 @@ fn offsets_that_are_gone_stop_the_trainer_until_a_person_accepts_the_gap_which_i
     let from = stood_at.iter().find(|range| range.topic == *groups && range.partition == 0);
     assert_eq!(Some(gap.from_offset), from.map(|range| range.next_offset));
     assert_eq!(gap.to_offset, end - 10);
+    let shown = metrics::samples(&get(&trainer.process.address(), "/metrics").expect("an answer"));
+    let of_gap = shown.iter().filter(|sample| sample.name == "easq_trainer_lost_offsets_total");
+    let lost: f64 = of_gap.map(|sample| sample.value).sum();
+    assert_eq!(lost, (gap.to_offset - gap.from_offset) as f64, "the gap is counted, once");
     trainer.stop();
 }
 

@@ -27,6 +27,8 @@ use crate::contract::{InputRecord, Rejection};
 pub struct Gauges {
     /// Views in the window: waiting, or kept to tell duplicates.
     pub held_views: usize,
+    /// Views in open groups.
+    pub grouped_views: usize,
     /// Responses that wait.
     pub held_responses: usize,
     /// Bytes of the views, and of those in open groups, bookkeeping included.
@@ -264,6 +266,7 @@ impl PartitionJoin {
     pub fn gauges(&self) -> Gauges {
         Gauges {
             held_views: self.window.held_views(),
+            grouped_views: self.groups.views(),
             held_responses: self.window.held_responses(),
             view_bytes: self.window.view_bytes() + self.groups.bytes(),
             response_bytes: self.window.response_bytes(),

@@ -171,16 +171,12 @@ impl Instance<'_> {
 
     /// Says loudly what retention has removed of what is still needed: records that were consumed
     /// and wait in the window, and records that nobody has read.
-    fn report_losses(&self, partition: i32, join: &PartitionJoin) {
+    fn report_losses(&mut self, partition: i32, join: &PartitionJoin) {
         for loss in join.retention_losses() {
+            let Some(offsets) = self.told_losses.news(partition, loss) else { continue };
             let topic = self.membership.topic(loss.side);
-            events::RecordsLost {
-                topic,
-                partition,
-                offsets: (loss.from_offset, loss.to_offset),
-                times_ms: (loss.from_time_ms, loss.to_time_ms),
-            }
-            .emit();
+            events::RecordsLost { topic, partition, offsets, times_ms: (loss.from_time_ms, loss.to_time_ms) }
+                .emit();
         }
     }
 

@@ -16,6 +16,7 @@ use crate::telemetry::partitions::{self, PartitionReport};
 use crate::telemetry::state::InstanceState;
 
 use super::identity::Identity;
+use super::losses::ToldLosses;
 use super::output::OutputTopics;
 use super::partition::{Ends, Partition};
 use super::report;
@@ -51,6 +52,7 @@ pub(super) struct Instance<'a> {
     pub(super) pending: Option<Pending>,
     /// The assignment's states must be built again from the committed offsets.
     pub(super) must_rebuild: bool,
+    pub(super) told_losses: ToldLosses,
     topics: OutputTopics,
     /// When the open transaction was begun.
     open: Option<Instant>,
@@ -81,8 +83,9 @@ impl<'a> Instance<'a> {
     ) -> Result<Option<Self>, JoinerError> {
         let stop = &tokens.stop;
         let timeout = Duration::from_millis(settings.joiner.transaction_timeout_ms);
-        let producer =
-            TransactionalProducer::new(&settings.kafka, &identity.transactional_id, timeout, stop)?;
+        let client = format!("joiner-{number} producer");
+        let id = &identity.transactional_id;
+        let producer = TransactionalProducer::named(&settings.kafka, &client, id, timeout, stop)?;
         producer.init()?;
         let Some(membership) = Membership::join(settings, &identity.instance_id, stop)? else {
             return Ok(None);
@@ -101,6 +104,7 @@ impl<'a> Instance<'a> {
             kept: BTreeMap::new(),
             pending: None,
             must_rebuild: false,
+            told_losses: ToldLosses::default(),
             topics: OutputTopics::new(&settings.topics),
             open: None,
             last_commit: now,

@@ -12,6 +12,7 @@ mod begin;
 mod error;
 mod identity;
 mod instance;
+mod losses;
 mod output;
 mod partition;
 mod report;
@@ -75,7 +76,8 @@ impl Tokens {
 /// [`JoinerError::leaves_threads`] whether a thread is left that only the end of the process ends.
 pub fn run(settings: &Settings, stop: &StopToken) -> Result<(), JoinerError> {
     let settings = Arc::new(settings.clone());
-    WindowBounded { bytes: settings.join.max_waiting_bytes }.emit();
+    let join = &settings.join;
+    WindowBounded { records: join.max_waiting_records, bytes: join.max_waiting_bytes }.emit();
     // Of its own, so that a failure stops the instances and nothing else.
     let tokens = Tokens::default();
     let watching = start_watch(&settings, &tokens)?;

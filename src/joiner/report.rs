@@ -12,11 +12,15 @@ use crate::telemetry::partitions::{InputReport, PartitionReport};
 pub(super) fn committed(join: &PartitionJoin, topics: &Topics) -> PartitionReport {
     let products = join.products();
     let held = join.gauges();
-    let of_side =
-        |side, topic, bytes: usize| InputReport { buffered_bytes: bytes as u64, ..input(join, side, topic) };
+    let of_side = |side, topic, records: usize, bytes: usize| InputReport {
+        held_records: records as u64,
+        buffered_bytes: bytes as u64,
+        ..input(join, side, topic)
+    };
+    let views = held.held_views + held.grouped_views;
     PartitionReport {
-        behavior: of_side(Side::Views, &topics.behavior, held.view_bytes),
-        responses: of_side(Side::Responses, &topics.responses, held.response_bytes),
+        behavior: of_side(Side::Views, &topics.behavior, views, held.view_bytes),
+        responses: of_side(Side::Responses, &topics.responses, held.held_responses, held.response_bytes),
         pairs: vec![("same_user", products.user_pairs), ("same_scenario", products.scenario_pairs)],
         groups: vec![("emitted", products.groups), ("single_view", products.single_view_groups)],
         ungrouped_views: vec![

@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use super::exposition::Samples;
 use super::partitions;
 use super::recorder::{Metrics, UPKEEP_INTERVAL};
 use super::state::{State, state};
@@ -30,8 +31,8 @@ const MAX_CONNECTIONS: usize = 32;
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 /// A client that has not sent its headers by then is disconnected.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest life of a connection, kept-alive ones included; a scraper opens a new one.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
+/// The longest life of a connection, which is one request: so a slow client does not keep its place.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a failed accept (descriptors exhausted), so that the loop does not spin.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
@@ -76,7 +77,7 @@ pub async fn serve(
     tracing::info!(%address, "serving /healthz, /readyz and /metrics, and /status");
     let router = router(Shared { metrics, state: state().clone(), draining });
     tokio::select! {
-        () = accept(listener, router, stop.clone()) => {}
+        () = accept(listener, router, CONNECTION_TIMEOUT, stop.clone()) => {}
         () = upkeep => {}
         () = stop.cancelled() => {}
     }
@@ -117,11 +118,12 @@ async fn metrics(extract::State(shared): extract::State<Shared>) -> impl IntoRes
 }
 
 async fn status(extract::State(shared): extract::State<Shared>) -> impl IntoResponse {
-    // Rendering asks for the state, too: not while it is held.
     let (metrics, partitions) = (shared.metrics.render(), partitions::reports());
     let draining = shared.draining.is_stopped();
-    let known = shared.state.known();
-    let sources = Sources { known: &known, metrics: &metrics, partitions: &partitions, draining };
+    // A copy: who asks holds up nobody who works.
+    let known = shared.state.known().clone();
+    let samples = Samples::parse(&metrics);
+    let sources = Sources { known: &known, samples: &samples, partitions: &partitions, draining };
     ([(header::CONTENT_TYPE, "application/json")], Status::new(&sources).to_json())
 }
 
@@ -134,7 +136,7 @@ async fn upkeep(metrics: Metrics) {
     }
 }
 
-async fn accept(listener: TcpListener, router: Router, stop: StopToken) {
+async fn accept(listener: TcpListener, router: Router, life: Duration, stop: StopToken) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let slot = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
@@ -143,7 +145,7 @@ async fn accept(listener: TcpListener, router: Router, stop: StopToken) {
                 let (router, stop) = (router.clone(), stop.clone());
                 tokio::spawn(async move {
                     tokio::select! {
-                        _ = timeout(CONNECTION_TIMEOUT, connection(stream, router)) => {}
+                        _ = timeout(life, connection(stream, router)) => {}
                         () = stop.cancelled() => {}
                     }
                     drop(slot);
@@ -157,12 +159,13 @@ async fn accept(listener: TcpListener, router: Router, stop: StopToken) {
     }
 }
 
-/// Serves one connection. Request bodies are never read: no route wants one, and the
+/// Serves one connection, one request. Request bodies are never read: no route wants one, and the
 /// connection of a client that sends one is closed after the answer.
 async fn connection(stream: TcpStream, router: Router) {
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
+        .keep_alive(false)
         .max_buf_size(MAX_HEADER_BYTES)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
         .await;

@@ -64,6 +64,10 @@ table! {
         "Memory of the join window.";
     JOIN_MAX_WAITING_BYTES "easq_join_max_waiting_bytes" Gauge []
         "What it may be in each input of a partition (join.max_waiting_bytes); the oldest records are pushed out there.";
+    JOIN_HELD_RECORDS "easq_join_held_records" Gauge ["topic", "partition"]
+        "Records that the join holds: those that wait, views kept to tell what repeats them, and views in open groups.";
+    JOIN_MAX_WAITING_RECORDS "easq_join_max_waiting_records" Gauge []
+        "How many they may be in each input of a partition (join.max_waiting_records); the oldest records are pushed out there.";
     JOIN_STREAM_TIME "easq_join_stream_time_seconds" Gauge ["topic", "partition"]
         "Greatest event time read, as Unix time.";
     JOIN_LAG_RECORDS "easq_join_lag_records" Gauge ["topic", "partition"]

@@ -44,6 +44,8 @@ pub struct InputReport {
     pub consumed_records: u64,
     pub waiting_records: u64,
     pub buffered_bytes: u64,
+    /// Records that take this memory; views in open groups once more.
+    pub held_records: u64,
     /// The greatest event time so far; none before the first record.
     pub stream_time_ms: Option<i64>,
     /// Records between the position and the end of the partition; none until the end is known.
@@ -89,6 +91,7 @@ impl Owned {
         self.inputs(&mut text, names::JOIN_CONSUMED_RECORDS, |input| Some(input.consumed_records as f64));
         self.inputs(&mut text, names::JOIN_WAITING_RECORDS, |input| Some(input.waiting_records as f64));
         self.inputs(&mut text, names::JOIN_BUFFERED_BYTES, |input| Some(input.buffered_bytes as f64));
+        self.inputs(&mut text, names::JOIN_HELD_RECORDS, |input| Some(input.held_records as f64));
         self.inputs(&mut text, names::JOIN_STREAM_TIME, |input| {
             input.stream_time_ms.map(|time_ms| time_ms as f64 / 1_000.0)
         });

@@ -85,7 +85,7 @@ pub struct Instance {
 }
 
 /// Everything that is known; readable by whoever holds the lock.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Known {
     pub purpose: Purpose,
     pub started: Instant,
@@ -108,7 +108,7 @@ pub struct Away {
 }
 
 /// A role that does not do what it is there for.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Trouble {
     /// None while there is none.
     since: Option<Instant>,

@@ -128,15 +128,14 @@ struct Follower {
 pub(super) struct Sources<'a> {
     pub known: &'a Known,
     /// What `/metrics` answers.
-    pub metrics: &'a str,
+    pub samples: &'a Samples<'a>,
     pub partitions: &'a BTreeMap<i32, PartitionReport>,
     pub draining: bool,
 }
 
 impl Status {
     pub fn new(sources: &Sources<'_>) -> Self {
-        let Sources { known, metrics, partitions, draining } = *sources;
-        let samples = Samples::parse(metrics);
+        let Sources { known, samples, partitions, draining } = *sources;
         let now = Instant::now();
         let purpose = &known.purpose;
         let not_ready = known.not_ready(now);
@@ -156,12 +155,12 @@ impl Status {
                 .iter()
                 .map(|(client, away)| (client.clone(), away.reason.clone()))
                 .collect(),
-            funnel: Funnel::new(partitions, &samples, has(Role::Joiner)),
+            funnel: Funnel::new(partitions, samples, has(Role::Joiner)),
             joiner: has(Role::Joiner).then(|| Joiner::new(known, partitions)),
-            trainer: has(Role::Trainer).then(|| Trainer::new(known, &samples)),
+            trainer: has(Role::Trainer).then(|| Trainer::new(known, samples)),
             follower: has(Role::Follower).then(|| Follower {
                 in_place: Version::new(
-                    &samples,
+                    samples,
                     names::FOLLOWER_VERSION,
                     names::FOLLOWER_CREATED,
                     names::FOLLOWER_EVENT_TIME,

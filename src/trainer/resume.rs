@@ -20,6 +20,14 @@ pub struct Held {
     pub high: i64,
 }
 
+/// A gap that a person has accepted beforehand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    pub partition: Partition,
+    /// From, and up to without.
+    pub offsets: (i64, i64),
+}
+
 /// Refuses a checkpoint whose model is not the one that the settings describe.
 pub fn check_model(checkpoint: &v1::Manifest, settings: &Settings) -> Result<(), TrainerError> {
     match manifest::unlike_sections(checkpoint, settings) {
@@ -43,8 +51,9 @@ pub fn check_inputs(checkpoint: &v1::Manifest, topics: &Topics) -> Result<(), Tr
 }
 
 /// Fits what has been learned to what the logs hold: partitions that are new are read from their
-/// first record; offsets that are gone are an error, or a gap where `policy` accepts one.
-pub fn fit(progress: &mut Progress, held: &[Held], policy: Gap) -> Result<(), TrainerError> {
+/// first record; offsets that are gone are an error, or a gap where `policy` accepts one. Returns the
+/// gaps that were accepted.
+pub fn fit(progress: &mut Progress, held: &[Held], policy: Gap) -> Result<Vec<Accepted>, TrainerError> {
     let positions: Vec<(Partition, i64)> =
         progress.next_offsets().map(|(partition, offset)| (partition.clone(), offset)).collect();
     for (partition, offset) in &positions {
@@ -56,12 +65,14 @@ pub fn fit(progress: &mut Progress, held: &[Held], policy: Gap) -> Result<(), Tr
             });
         }
     }
+    let mut accepted = Vec::new();
     for held in held {
         match positions.iter().find(|(partition, _)| *partition == held.partition) {
             Some((_, offset)) => {
                 check_identity(progress.topic_id(&held.partition), held, *offset)?;
                 if let Some(low) = judge(held, *offset, policy)? {
                     progress.gap(&held.partition, low, GONE);
+                    accepted.push(Accepted { partition: held.partition.clone(), offsets: (*offset, low) });
                 }
             }
             None => {
@@ -71,7 +82,7 @@ pub fn fit(progress: &mut Progress, held: &[Held], policy: Gap) -> Result<(), Tr
         }
         progress.identify(&held.partition, held.topic_id.as_ref());
     }
-    Ok(())
+    Ok(accepted)
 }
 
 /// Refuses to read on at `offset` in another topic of the same name.
@@ -128,7 +139,8 @@ mod tests {
     #[test]
     fn a_new_model_begins_at_the_first_record_and_says_what_it_never_saw() {
         let mut progress = Progress::default();
-        fit(&mut progress, &[held(0, 0, 9), held(1, 5, 9)], Gap::Error).expect("nothing is gone");
+        let accepted = fit(&mut progress, &[held(0, 0, 9), held(1, 5, 9)], Gap::Error);
+        assert_eq!(accepted.expect("nothing is gone"), [], "nobody has lost what was never to be learned");
         let cut = progress.cut();
         assert_eq!((cut[0].next_offset, cut[0].gaps.len()), (0, 0));
         assert_eq!((cut[1].next_offset, cut[1].gaps[0].to_offset), (5, 5));
@@ -153,7 +165,8 @@ mod tests {
     #[test]
     fn invariant_7_an_accepted_gap_is_recorded() {
         let mut progress = at(7);
-        fit(&mut progress, &[held(0, 8, 20)], Gap::Accept).expect("accepted");
+        let accepted = fit(&mut progress, &[held(0, 8, 20)], Gap::Accept).expect("accepted");
+        assert_eq!(accepted, [Accepted { partition: partition(0), offsets: (7, 8) }]);
         let cut = progress.cut();
         assert_eq!((cut[0].gaps[0].from_offset, cut[0].gaps[0].to_offset, cut[0].next_offset), (7, 8, 8));
     }

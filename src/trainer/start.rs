@@ -13,12 +13,12 @@ use crate::publish::registry::{Registry, RegistryReader};
 use crate::publish::{Publisher, TRAINING_PREFIX, gate, told, writer_name};
 use crate::settings::Settings;
 use crate::supervise::{StopToken, failpoint};
-use crate::telemetry::events::{TrainingBegins, TrainingDelayed};
+use crate::telemetry::events::{GapAccepted, TrainingBegins, TrainingDelayed};
 use crate::train::Trainer;
 
 use super::error::TrainerError;
 use super::progress::{Partition, Progress};
-use super::resume::{self, Held};
+use super::resume::{self, Accepted, Held};
 
 /// Everything that training needs, before any of it runs.
 pub struct Started {
@@ -106,13 +106,17 @@ fn try_start(settings: &Settings, halt: &StopToken) -> Result<Started, TrainerEr
     let pairs = LogReader::new(&settings.kafka, "trainer pairs")?;
     let mut held = held(&groups, &settings.topics.behavior_groups)?;
     held.extend(self::held(&pairs, &settings.topics.preference_pairs)?);
-    resume::fit(&mut progress, &held, settings.train.gap)?;
+    let accepted = resume::fit(&mut progress, &held, settings.train.gap)?;
 
     let parent = checkpoint.as_ref().map(|manifest| manifest.version);
     set_references(&mut trainer, settings, &registry.registry, parent)?;
     told::found(&registry.registry);
     TrainingBegins { model, checkpoint: parent, step: trainer.steps() }.emit();
     let publisher = Publisher::new(settings, producer, registry, parent, halt)?;
+    // Nothing above is begun again from here on: each gap is counted once.
+    for Accepted { partition, offsets } in accepted {
+        GapAccepted { topic: &partition.topic, partition: partition.number, offsets }.emit();
+    }
     let passed_step = passed_step(checkpoint.as_deref(), &trainer);
     let event_time_watermark_ms = checkpoint.map_or(0, |manifest| manifest.event_time_watermark_ms);
     let is_resumed = parent.is_some();

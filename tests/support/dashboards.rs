@@ -1,5 +1,6 @@
 //! The dashboards under `config/grafana/dashboards`, as Grafana reads them.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -23,7 +24,17 @@ impl Dashboard {
     pub fn panels(&self) -> Vec<Panel> {
         let panels = self.json["panels"].as_array().expect("a dashboard with panels");
         let shown = panels.iter().filter(|panel| panel["type"] != "row");
-        shown.map(|json| Panel { dashboard: self.uid().to_owned(), json: json.clone() }).collect()
+        let panel =
+            |json: &Value| Panel { dashboard: self.uid().to_owned(), json: json.clone(), all: self.all() };
+        shown.map(panel).collect()
+    }
+
+    /// What each variable is where nobody chooses.
+    fn all(&self) -> BTreeMap<String, String> {
+        let variables = self.json["templating"]["list"].as_array().into_iter().flatten();
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let all = |variable: &Value| Some((text(&variable["name"])?, text(&variable["allValue"])?));
+        variables.filter_map(all).collect()
     }
 
     pub fn variable(&self, name: &str) -> Option<&Value> {
@@ -36,6 +47,7 @@ impl Dashboard {
 pub struct Panel {
     pub dashboard: String,
     pub json: Value,
+    all: BTreeMap<String, String>,
 }
 
 /// A query of a panel.
@@ -43,6 +55,7 @@ pub struct Panel {
 pub struct Query {
     pub expr: String,
     pub legend: String,
+    all: BTreeMap<String, String>,
 }
 
 impl Panel {
@@ -62,17 +75,21 @@ impl Panel {
     pub fn queries(&self) -> Vec<Query> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let targets = self.json["targets"].as_array().into_iter().flatten();
-        let query =
-            |target: &Value| Query { expr: text(&target["expr"]), legend: text(&target["legendFormat"]) };
+        let query = |target: &Value| Query {
+            expr: text(&target["expr"]),
+            legend: text(&target["legendFormat"]),
+            all: self.all.clone(),
+        };
         targets.map(query).collect()
     }
 }
 
 impl Query {
-    /// With values in the place of Grafana's variables.
+    /// With values in the place of Grafana's variables: what they are where nobody chooses.
     pub fn filled(&self, rate_interval: &str) -> String {
-        let filled = self.expr.replace("$__rate_interval", rate_interval).replace("$job", "easq.*");
-        let filled = filled.replace("$instance", ".*").replace("$model", ".*");
+        let filled = self.expr.replace("$__rate_interval", rate_interval);
+        let fill = |text: String, (name, value): (&String, &String)| text.replace(&format!("${name}"), value);
+        let filled = self.all.iter().fold(filled, fill);
         assert!(!filled.contains('$'), "a variable that no dashboard has: {filled}");
         filled
     }

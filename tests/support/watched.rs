@@ -9,32 +9,11 @@ use serde_yaml_ng::Value as Yaml;
 
 use super::prometheus::Prometheus;
 use super::rules::RULES;
-use super::{Easq, Line, eventually};
+use super::{Easq, Line, Served, eventually};
 
 const PARTITIONS: i32 = 4;
 const DEADLINE: Duration = Duration::from_secs(180);
 const CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/prometheus/prometheus.yml");
-
-/// A process that serves its metrics.
-pub struct Served {
-    process: Easq,
-    address: String,
-}
-
-impl Served {
-    fn start(line: &Line, command: &[&str]) -> Self {
-        let mut process = line.clone().set("telemetry.listen", "127.0.0.1:0").start(command);
-        process.wait_for_output("serving /healthz", DEADLINE);
-        let address = process.address();
-        Self { process, address }
-    }
-
-    #[track_caller]
-    fn stop(&mut self) {
-        self.process.terminate();
-        assert_eq!(self.process.wait(DEADLINE).code(), Some(0), "{}", self.process.output());
-    }
-}
 
 /// The whole line under traffic that goes on, and a Prometheus beside it.
 pub struct Watched {
@@ -102,8 +81,7 @@ impl Watched {
         eventually(DEADLINE, "both joiners own partitions", || {
             addresses.iter().all(|address| owned(self, address) > 0.0)
         });
-        let mut leaving = self.joiners.pop().expect("two joiners");
-        leaving.stop();
+        self.joiners.pop().expect("two joiners").stop();
         eventually(DEADLINE, "one joiner owns everything", || {
             owned(self, &addresses[0]) == f64::from(PARTITIONS)
         });

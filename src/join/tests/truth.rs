@@ -166,7 +166,10 @@ proptest! {
             };
             if driver.read(side) {
                 let gauges = driver.join.gauges();
-                let held = if side == Side::Views { gauges.held_views } else { gauges.held_responses };
+                let held = match side {
+                    Side::Views => gauges.held_views + gauges.grouped_views,
+                    Side::Responses => gauges.held_responses,
+                };
                 prop_assert!(held <= bound);
             }
         }

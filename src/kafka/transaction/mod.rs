@@ -61,7 +61,7 @@ pub struct TransactionalProducer {
 }
 
 impl TransactionalProducer {
-    /// A producer that has not contacted a broker yet.
+    /// A producer that has not contacted a broker yet, called by its transactional id in metrics and logs.
     ///
     /// `timeout` is the transaction timeout: an outage longer than this ends in
     /// [`TransactionError::Fenced`]. `stop` ends waiting for brokers in [`init`](Self::init) alone:
@@ -77,6 +77,19 @@ impl TransactionalProducer {
         timeout: Duration,
         stop: &StopToken,
     ) -> Result<Self, TransactionError> {
+        Self::named(kafka, transactional_id, transactional_id, timeout, stop)
+    }
+
+    /// [`new`](Self::new), called `client` where its transactional id is another one at each start: each
+    /// would be a series of its own. The log says once which id it has.
+    pub fn named(
+        kafka: &settings::Kafka,
+        client: &str,
+        transactional_id: &str,
+        timeout: Duration,
+        stop: &StopToken,
+    ) -> Result<Self, TransactionError> {
+        tracing::info!(client, transactional_id, "a transactional producer");
         let timeout_ms = timeout.as_millis().to_string();
         let config = client_config(
             kafka,
@@ -87,13 +100,14 @@ impl TransactionalProducer {
                 ("enable.idempotence", "true"),
             ],
         );
-        let producer = config
-            .create_with_context(DeliveryContext::new(transactional_id, Mutex::default()))
-            .map_err(|error| TransactionError::Fatal {
-            transactional_id: transactional_id.to_owned(),
-            call: "creating the producer",
-            reason: error.to_string(),
-        })?;
+        let producer =
+            config.create_with_context(DeliveryContext::new(client, Mutex::default())).map_err(|error| {
+                TransactionError::Fatal {
+                    transactional_id: transactional_id.to_owned(),
+                    call: "creating the producer",
+                    reason: error.to_string(),
+                }
+            })?;
         let transactional_id = transactional_id.to_owned();
         Ok(Self { producer, transactional_id, timeout, stop: stop.clone() })
     }

@@ -154,11 +154,13 @@ impl LabelsCommitted<'_> {
 
 /// How much the window of each input of a partition may hold.
 pub struct WindowBounded {
+    pub records: usize,
     pub bytes: usize,
 }
 
 impl WindowBounded {
     pub fn emit(self) {
+        gauge!(names::JOIN_MAX_WAITING_RECORDS).set(self.records as f64);
         gauge!(names::JOIN_MAX_WAITING_BYTES).set(self.bytes as f64);
     }
 }

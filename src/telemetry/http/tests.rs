@@ -20,7 +20,7 @@ async fn served_in(state: State) -> (SocketAddr, StopToken, StopToken) {
     let address = listener.local_addr().unwrap();
     let (draining, stop) = (StopToken::new(), StopToken::new());
     let router = router(Shared { metrics, state, draining: draining.clone() });
-    tokio::spawn(accept(listener, router, stop.clone()));
+    tokio::spawn(accept(listener, router, CONNECTION_TIMEOUT, stop.clone()));
     (address, draining, stop)
 }
 
@@ -108,20 +108,39 @@ async fn status_is_json_and_follows_the_drain() {
 async fn more_connections_than_are_served_wait_for_one_of_them_to_end() {
     const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
     let (address, _draining, _stop) = served().await;
-    let mut byte = [0; 1];
     let mut held = Vec::new();
     for _ in 0..MAX_CONNECTIONS {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(REQUEST).await.unwrap();
-        stream.read_exact(&mut byte).await.unwrap();
+        stream.write_all(&REQUEST[..REQUEST.len() / 2]).await.unwrap();
         held.push(stream);
     }
+    let mut byte = [0; 1];
     let mut waiting = TcpStream::connect(address).await.unwrap();
     waiting.write_all(REQUEST).await.unwrap();
     let early = timeout(Duration::from_millis(200), waiting.read_exact(&mut byte)).await;
     assert!(early.is_err(), "one more is served than there are places");
     held.pop();
     waiting.read_exact(&mut byte).await.expect("an answer once there is a place");
+}
+
+#[tokio::test]
+async fn a_connection_ends_with_the_answer_whether_its_client_asks_for_that_or_not() {
+    let (address, _draining, _stop) = served().await;
+    let request = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\n\r\n";
+    // Kept alive, it would be closed when no other request comes.
+    let answer = timeout(HEADER_TIMEOUT * 3 / 4, exchange(address, request)).await;
+    assert!(answer.expect("the connection was kept").ends_with("ok\n"));
+}
+
+#[tokio::test]
+async fn a_connection_lives_no_longer_than_it_may() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = Router::new().route("/never", get(std::future::pending::<StatusCode>));
+    tokio::spawn(accept(listener, router, Duration::from_millis(50), StopToken::new()));
+    let asked = exchange(address, b"GET /never HTTP/1.1\r\nHost: a\r\n\r\n");
+    let answer = timeout(CONNECTION_TIMEOUT, asked).await;
+    assert_eq!(answer.expect("the connection was not ended"), "");
 }
 
 #[tokio::test]
@@ -136,12 +155,10 @@ async fn oversized_headers_are_refused() {
 async fn a_stop_ends_open_connections() {
     let (address, _draining, stop) = served().await;
     let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
-    let mut byte = [0; 1];
-    stream.read_exact(&mut byte).await.unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\n").await.unwrap();
     stop.stop();
     let mut rest = Vec::new();
-    // Left alone, the idle connection would be closed a little later.
+    // Left alone, a connection without a whole request would be closed a little later.
     let closed = timeout(HEADER_TIMEOUT * 3 / 4, stream.read_to_end(&mut rest)).await;
     assert!(closed.is_ok(), "the connection outlived the stop");
 }

@@ -49,7 +49,8 @@ fn status(roles: &[Role], partitions: &BTreeMap<i32, PartitionReport>) -> serde_
         tests: vec!["behavior".to_owned()],
         reasons: vec!["worse".to_owned()],
     });
-    let sources = Sources { known: &state.known(), metrics: METRICS, partitions, draining: false };
+    let samples = Samples::parse(METRICS);
+    let sources = Sources { known: &state.known(), samples: &samples, partitions, draining: false };
     let json = Status::new(&sources).to_json();
     let value: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(format!("{value:#}\n"), json, "sorted, and the same each time");
