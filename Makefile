@@ -90,6 +90,7 @@ bench: setup-build setup-kafka ## Measure what speed depends on (ARGS=... for cr
 	cargo bench --bench telemetry
 	scripts/with-kafka cargo bench --bench recovery -- --restarts $(RESTARTS)
 	scripts/with-kafka cargo bench --bench follow -- --updates $(UPDATES)
+	scripts/with-kafka cargo bench --bench replay -- --views 1000000 --hours 1 --rounds 3
 
 .PHONY: pictures
 pictures: setup-build setup-kafka setup-prometheus ## Draw the dashboards of a running line, for README (ARGS="--minutes 6")

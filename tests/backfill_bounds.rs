@@ -14,7 +14,7 @@ use easq::settings::Topics;
 use easq::simulate::{self, Delivery};
 use prost::Message;
 use support::folders::names;
-use support::replays::{DEADLINE, command, replayed, text};
+use support::replays::{DEADLINE, command, refused, replayed, text};
 use support::{Cluster, Easq, Line, eventually, view, world};
 
 const START_MS: i64 = 1_750_000_000_000;
@@ -167,6 +167,118 @@ fn same(left: &Path, right: &Path) {
         assert!(read(left) == read(right), "{} and {} differ", left.display(), right.display());
     }
     assert!(fs::metadata(left).expect("a file").len() > 100_000, "too few samples prove nothing");
+}
+
+/// A broker that is killed and comes back, with partitions that no other one has; then one that goes, and whose
+/// partitions go over to others.
+#[test]
+fn invariant_10_brokers_that_go_while_a_replay_reads_change_no_byte() {
+    println!("seed {SEED}");
+    let cluster = Cluster::start(3, 0);
+    let line = |prefix| in_small_steps(Line::on(cluster.kafka(), prefix).set("train.device", "cpu"));
+    let (alone, copied) = (line("backfill-killed"), line("backfill-moved"));
+    let of = |line: &Line| [line.settings().topics.behavior, line.settings().topics.responses];
+    of(&alone).iter().for_each(|topic| cluster.kafka().create_topic_on(topic, &[0, 1, 2]));
+    of(&copied).iter().for_each(|topic| cluster.kafka().create_topic(topic, 3));
+    let deliveries = world::deliveries(&alone.settings(), 20_000, 6 * HOUR_MS, SEED, 3);
+    let start_ms = deliveries[0].arrived_ms;
+    let range = (start_ms + HOUR_MS, start_ms + 5 * HOUR_MS);
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    for line in [&alone, &copied] {
+        let topics = line.settings().topics;
+        write(line, deliveries.iter().map(|delivery| outgoing(&topics, delivery)));
+        let file = |name: &str| dir.path().join(format!("{}-{name}.pb", topics.behavior));
+        let (undisturbed, disturbed) = (file("undisturbed"), file("disturbed"));
+        replayed(line, range, &["--samples", text(&undisturbed)]);
+        let look = "backfill-look=1*off->1*return(STOP)";
+        let mut process = frozen(line, range, &["--samples", text(&disturbed)], look);
+        if topics.behavior == alone.settings().topics.behavior {
+            cluster.kill(0);
+            process.signal("CONT");
+            process.wait_for_output("Kafka does not answer, retrying", DEADLINE);
+            assert!(process.is_running(), "it ended without a partition\n{}", process.output());
+            cluster.restart(0);
+        } else {
+            cluster.stop(1);
+            process.signal("CONT");
+        }
+        let status = process.wait(DEADLINE);
+        assert!(status.success(), "{}", process.output());
+        same(&undisturbed, &disturbed);
+    }
+}
+
+/// Nobody has set how much: each of many partitions has a share of 256 MiB.
+#[test]
+fn invariant_12_what_is_fetched_ahead_is_bounded_where_no_setting_bounds_it() {
+    let cluster = Cluster::start(3, 1);
+    let line = Line::on(cluster.kafka(), "backfill-ahead").set("train.device", "cpu");
+    let topics = line.settings().topics;
+    let brokers: Vec<i32> = (0..64).map(|partition| i32::from(partition > 0)).collect();
+    for topic in [&topics.behavior, &topics.responses] {
+        cluster.kafka().create_topic_on(topic, &brokers);
+    }
+    let views = 4_000;
+    let in_partition = |partition, number| Outgoing {
+        partition: Some(partition),
+        ..seen(&topics, number, START_MS + number, 480)
+    };
+    let record = |number| in_partition(i32::from(number > 0), number);
+    let bytes: u64 = (0..views).map(|number| record(number).len_bytes() as u64).sum();
+    write(&line, (0..views).map(record));
+    let through = line.set("kafka.bootstrap_servers", cluster.door(0));
+    let range = (START_MS, START_MS + HOUR_MS);
+    let mut process = frozen(&through, range, &["--join-only"], "backfill-planned=1*return(STOP)");
+    cluster.pause(0);
+    let before = cluster.sent_through(0);
+    process.signal("CONT");
+    let ahead = settled(&cluster) - before;
+    println!("{ahead} bytes fetched of {bytes}");
+    // A share of 2 MiB, one fetch above it, and what says that other partitions hold nothing.
+    assert!(bytes > 16 << 20 && (1 << 20..6 << 20).contains(&ahead), "{ahead} bytes fetched of {bytes}");
+    cluster.resume(0);
+    let status = process.wait(DEADLINE);
+    assert!(status.success(), "{}", process.output());
+}
+
+/// What librdkafka passes over, and what it would ask for again for ever.
+#[test]
+fn what_cannot_be_read_ends_a_replay_with_its_offset() {
+    let cluster = Cluster::start(1, 0);
+    let views = 3_000;
+    for (property, reason) in [
+        ("kafka.properties.check.crcs=true", "Bad message"),
+        ("kafka.properties.compression.type=lz4", "compress"),
+    ] {
+        let (key, value) = property.split_once('=').expect("a property");
+        let line = in_small_steps(Line::on(cluster.kafka(), "backfill-spoilt").set("train.device", "cpu"));
+        let topics = line.settings().topics;
+        let line = line.set(key, value);
+        line.create_topics(1);
+        let settings = line.clone().set("kafka.properties.batch.size", 20_000).settings();
+        let producer = Producer::new(&settings.kafka, settings.input.partitioner).expect("a producer");
+        for number in 0..views {
+            let record = seen(&topics, number, START_MS + number * 100, 8);
+            producer.send(&record).expect("a record that is taken");
+        }
+        producer.flush(DEADLINE).expect("all records delivered");
+        let topic = topics.behavior.as_str();
+        let offset = cluster.spoil_batch(0, topic, 0);
+        assert!(0 < offset && offset < views);
+        let says = refused(&line, (START_MS, START_MS + views * 100), &["--join-only"], 1);
+        let place = format!("'{topic}' partition 0 cannot be read from offset {offset} on: ");
+        assert!(says.contains(&place) && says.contains(reason), "{says}");
+    }
+}
+
+#[test]
+fn a_range_from_the_beginning_of_time_is_all_there_is() {
+    let line = line("backfill-all");
+    line.create_topics(1);
+    let topics = line.settings().topics;
+    write(&line, (0..100).map(|number| seen(&topics, number, START_MS + number * 100, 1)));
+    let says = replayed(&line, (0, START_MS + HOUR_MS), &["--join-only"]);
+    assert!(says.contains("100: "), "{says}");
 }
 
 #[test]

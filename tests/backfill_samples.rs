@@ -208,7 +208,12 @@ fn a_hole_is_refused_and_what_cannot_be_decoded_is_passed_over_and_counted() {
     let topic = &settings.topics.preference_pairs;
     let strange = Input { partition: Some(0), payload: Some(b"\xff\xff".to_vec()), ..Input::default() };
     let tombstone = Input { partition: Some(0), key: Some(b"u".to_vec()), ..Input::default() };
-    line.kafka().produce(topic, &[strange, tombstone]);
+    // As if its partition were past every range; what follows must be there all the same.
+    let mut ahead: PreferencePair = Kafka::shared().read_to_end(topic)[0].decode();
+    let good = Input { payload: Some(ahead.encode_to_vec()), partition: Some(0), ..Input::default() };
+    ahead.event_time_ms = 4_000_000_000_000;
+    let ahead = Input { payload: Some(ahead.encode_to_vec()), ..good.clone() };
+    line.kafka().produce(topic, &[strange, tombstone, ahead, good]);
     let dir = tempfile::tempdir().expect("a temporary folder");
     let account = |name: &str, more: &[&str]| {
         let file = dir.path().join(name);
@@ -217,9 +222,10 @@ fn a_hole_is_refused_and_what_cannot_be_decoded_is_passed_over_and_counted() {
     };
     let (whole, pairs) = account("whole.pb", &[]);
     assert_eq!(whole["stored_pairs"]["undecodable"], 2);
+    assert_eq!(whole["stored_pairs"]["time_ahead"], 1);
     assert_eq!(whole["stored_pairs"]["given"], pairs);
     let there = Kafka::shared().read_to_end(topic).len();
-    assert_eq!(pairs, there - 2, "the whole topic is in the range");
+    assert_eq!(pairs, there - 3, "the whole topic is in the range");
 
     let admin = Admin::new(&settings.kafka).expect("a valid configuration");
     let (_, end) = Kafka::shared().watermarks(topic, 1);
@@ -231,7 +237,7 @@ fn a_hole_is_refused_and_what_cannot_be_decoded_is_passed_over_and_counted() {
     let left = Kafka::shared().read_to_end(topic).len();
     assert!(left < there);
     let (rest, pairs) = account("rest.pb", &["--accept-gap"]);
-    assert_eq!(pairs, left - 2);
+    assert_eq!(pairs, left - 3);
     let lacks: Vec<bool> = rest["inputs"]
         .as_array()
         .expect("a list")
@@ -239,4 +245,8 @@ fn a_hole_is_refused_and_what_cannot_be_decoded_is_passed_over_and_counted() {
         .map(|input| input["lacks_records"].as_bool().expect("yes or no"))
         .collect();
     assert_eq!(lacks, [false, false, false, false, true, false, false, false, false]);
+
+    admin.delete_records_below(topic, 1, end).expect("deleted");
+    let says = refused(&line, range, &["--source", "samples", "--join-only"], 1);
+    assert!(says.contains("holds nothing any more") && says.contains("--accept-gap"), "{says}");
 }

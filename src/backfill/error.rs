@@ -173,6 +173,10 @@ impl std::fmt::Display for Missing {
             let hole = Length(whole_ms.saturating_sub(self.read_from_ms));
             write!(f, ", and all that is left begins at {}: a hole of up to {hole}", Shown(whole_ms))?;
             write!(f, "; the earliest --from that misses nothing is {}", Shown(earliest_ms))?;
+        } else {
+            f.write_str(
+                ", and one of these holds nothing any more: how old the lost records were cannot be known",
+            )?;
         }
         f.write_str("; --accept-gap goes on without it")
     }

@@ -17,8 +17,8 @@
 //!   gives what the joiner has written, where the inputs are gone.
 //! - `resume`: what an interrupted replay leaves behind.
 //! - `sink`: what becomes of the join's outputs; `publication` makes a version of what was learned, of a
-//!   model of its own, `pairs` a topic of the pairs: nothing else is written to Kafka. `account` says what was read and what came of it, `watch` how
-//!   far it has come.
+//!   model of its own, `pairs` a topic of the pairs: nothing else is written to Kafka. `account` says what
+//!   was read and what came of it, `watch` how far it has come.
 
 mod account;
 mod args;

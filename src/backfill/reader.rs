@@ -1,7 +1,7 @@
 //! Both inputs read, validated and merged: on a thread of its own, so that the join need not wait for it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
@@ -16,9 +16,29 @@ use crate::settings::Settings;
 use crate::supervise::StopToken;
 
 /// How long to wait for a partition before the stop is looked at.
-const POLL: Duration = Duration::from_millis(100);
-/// Records that go to the join together, at most.
+pub const POLL: Duration = Duration::from_millis(100);
+/// After a stop, how long nothing may come before it is given up: a fetch can take longer than one look.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Records that go to the join together are at most so many, ...
 const BATCH_RECORDS: usize = 1024;
+/// ... or as many as have these bytes.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// How long no record has come since a stop.
+#[derive(Default)]
+pub struct Silence(Option<Instant>);
+
+impl Silence {
+    /// A record has come.
+    pub fn end(&mut self) {
+        self.0 = None;
+    }
+
+    /// None has come; whether it is time to give up.
+    pub fn lasts(&mut self, stop: &StopToken) -> bool {
+        stop.is_stopped() && self.0.get_or_insert_with(Instant::now).elapsed() >= PATIENCE
+    }
+}
 
 /// The next record of all.
 pub struct Next {
@@ -59,26 +79,33 @@ impl Reader {
         })
     }
 
-    /// Sends all records on. False when it ended before the last one: nobody takes them any more, or
-    /// `stop` came while there was none.
+    /// Sends all records on. False when it ended before the last one: nobody takes them any more, or after
+    /// `stop` none came for some seconds.
     ///
     /// # Errors
     /// As [`Feeds::next`].
     pub fn run(&mut self, batches: &Sender<Vec<Next>>, stop: &StopToken) -> Result<bool, BackfillError> {
-        let mut batch = Vec::with_capacity(BATCH_RECORDS);
+        let (mut batch, mut bytes) = (Vec::with_capacity(BATCH_RECORDS), 0);
+        let mut silence = Silence::default();
         loop {
             let is_due = match self.merge.step() {
-                Step::Read(number) if self.read(number)? => false,
-                Step::Read(_) if stop.is_stopped() => return Ok(false),
-                Step::Read(_) => !batch.is_empty(),
+                Step::Read(number) if self.read(number)? => {
+                    silence.end();
+                    false
+                }
+                Step::Read(_) if silence.lasts(stop) => return Ok(false),
+                // After a stop an empty one too: whoever takes it may be at rest.
+                Step::Read(_) => !batch.is_empty() || stop.is_stopped(),
                 Step::Take(number, judged) => {
+                    bytes += judged.bytes();
                     batch.push(self.next(number, judged));
-                    batch.len() >= BATCH_RECORDS
+                    batch.len() >= BATCH_RECORDS || bytes >= BATCH_BYTES
                 }
                 Step::Over => return Ok(batches.send(batch).is_ok()),
             };
             if is_due {
                 let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH_RECORDS));
+                bytes = 0;
                 if batches.send(full).is_err() {
                     return Ok(false);
                 }

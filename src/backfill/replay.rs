@@ -13,7 +13,7 @@ use crate::settings::Settings;
 use crate::supervise::{StopToken, failpoint};
 
 /// Records between two looks.
-pub const LOOK_RECORDS: u64 = 4096;
+const LOOK_RECORDS: u64 = 4096;
 /// Batches that may wait for the join.
 const WAITING_BATCHES: usize = 8;
 
@@ -24,6 +24,22 @@ pub struct Reached {
     pub records: u64,
     /// Event time; none before the first record.
     pub time_ms: Option<i64>,
+}
+
+impl Reached {
+    /// One record more, with which its source stands at this time.
+    pub fn add(&mut self, time_ms: Option<i64>) {
+        self.records += 1;
+        self.time_ms = time_ms.or(self.time_ms);
+    }
+
+    /// Shows it to `receiver`, if it is time to.
+    pub fn show(self, receiver: &mut impl Receiver) {
+        if self.records.is_multiple_of(LOOK_RECORDS) {
+            failpoint("backfill-look");
+            receiver.look(self);
+        }
+    }
 }
 
 /// What a replay is for.
@@ -79,7 +95,7 @@ impl Replay {
     ///
     /// # Errors
     /// Of the receiver, of reading, and of the join; [`BackfillError::Interrupted`] after `stop`, as soon as the
-    /// receiver is at rest or no record comes.
+    /// receiver is at rest, or when no record has come for some seconds.
     pub fn run(&mut self, receiver: &mut impl Receiver, stop: &StopToken) -> Result<(), BackfillError> {
         let Self { reader, joining } = self;
         let (sender, batches) = crossbeam_channel::bounded(WAITING_BATCHES);
@@ -115,6 +131,9 @@ impl Joining {
         stop: &StopToken,
     ) -> Result<(), BackfillError> {
         let is_stopping = stop.is_stopped();
+        if is_stopping && receiver.is_at_rest() {
+            return Err(BackfillError::Interrupted);
+        }
         for next in batch {
             if is_stopping && receiver.is_at_rest() {
                 return Err(BackfillError::Interrupted);
@@ -124,17 +143,13 @@ impl Joining {
             for output in self.effects.outputs.drain(..) {
                 receiver.take(partition, &output)?;
             }
-            if self.reached.records.is_multiple_of(LOOK_RECORDS) {
-                failpoint("backfill-look");
-                receiver.look(self.reached);
-            }
+            self.reached.show(receiver);
         }
         Ok(())
     }
 
     fn join(&mut self, next: Next) -> Result<(), BackfillError> {
-        self.reached.records += 1;
-        self.reached.time_ms = next.stream_time_ms.or(self.reached.time_ms);
+        self.reached.add(next.stream_time_ms);
         let partitions = self.joins.len();
         let join = &mut self.joins[next.number % partitions];
         if next.is_other_over {

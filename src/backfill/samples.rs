@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use prost::Message;
 
@@ -15,6 +14,7 @@ use super::error::BackfillError;
 use super::merge::{Merge, Step};
 use super::plan::Plan;
 use super::range::Range;
+use super::reader::{POLL, Silence};
 use super::replay;
 use super::sink::Sink;
 use super::watch::Watch;
@@ -23,15 +23,13 @@ use crate::contract::v1::{BehaviorGroup, PreferencePair, QuestionnaireResponse, 
 use crate::join::{Output, OutputKind};
 use crate::kafka::reader::{Fed, Feeds};
 use crate::settings::{Settings, Topics};
-use crate::supervise::{StopToken, failpoint};
+use crate::supervise::StopToken;
 use crate::telemetry::events::SampleDropped;
-
-/// How long to wait for a partition before the stop is looked at.
-const POLL: Duration = Duration::from_millis(100);
 
 const GIVEN: &str = "given";
 const OUTSIDE: &str = "outside";
 const UNDECODABLE: &str = "undecodable";
+const TIME_AHEAD: &str = "time_ahead";
 
 /// Reads what a plan of samples names, and gives what lies in the range.
 pub struct Stored {
@@ -39,17 +37,27 @@ pub struct Stored {
     merge: Merge<Sample>,
     /// Of each stretch.
     topics: Vec<Arc<str>>,
-    kinds: Vec<OutputKind>,
+    kinds: Vec<Kind>,
     records: Vec<u64>,
     range: Range,
+    /// How far an event time may lie after the record's timestamp.
+    max_ahead_ms: i64,
     outcomes: BTreeMap<&'static str, Outcomes>,
     reached: replay::Reached,
 }
 
-/// A record, with its event time where it has one.
+/// What a topic of the joiner holds, of those that are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Label,
+    Pair,
+    Group,
+}
+
+/// A record, with its event time or the reason why it is passed over.
 struct Sample {
     record: InputRecord,
-    time_ms: Option<i64>,
+    time_ms: Result<i64, &'static str>,
 }
 
 impl Stored {
@@ -58,17 +66,19 @@ impl Stored {
     /// # Errors
     /// The Kafka client refuses.
     pub fn begin(settings: &Settings, plan: &Plan, range: &Range) -> Result<Self, BackfillError> {
-        let kinds: Vec<OutputKind> =
-            plan.stretches.iter().map(|stretch| kind_of(&settings.topics, &stretch.topic)).collect();
-        let none = [GIVEN, OUTSIDE, UNDECODABLE].map(|outcome| (outcome, 0));
+        let kinds: Vec<Kind> =
+            plan.stretches.iter().map(|stretch| Kind::of(&settings.topics, &stretch.topic)).collect();
+        let none = [GIVEN, OUTSIDE, UNDECODABLE, TIME_AHEAD].map(|outcome| (outcome, 0));
         Ok(Self {
             feeds: Feeds::begin(&settings.kafka, "backfill reader", plan.stretches.clone())?,
             merge: Merge::new(&plan.sources, range.read_until_ms),
-            outcomes: kinds.iter().map(|&kind| (plural(kind), none.into())).collect(),
+            outcomes: kinds.iter().map(|&kind| (kind.plural(), none.into())).collect(),
             topics: plan.stretches.iter().map(|stretch| Arc::clone(&stretch.topic)).collect(),
             records: vec![0; kinds.len()],
             kinds,
             range: *range,
+            // The clock of who set the event time, and that of the joiner.
+            max_ahead_ms: settings.input.max_clock_skew_ms.saturating_mul(2),
             reached: replay::Reached::default(),
         })
     }
@@ -77,24 +87,22 @@ impl Stored {
     ///
     /// # Errors
     /// Of the sink and of reading; [`BackfillError::Interrupted`] after `stop`, as soon as the sink is at
-    /// rest or no record comes.
+    /// rest, or when no record has come for some seconds.
     pub fn run(&mut self, watch: &mut Watch<'_>, stop: &StopToken) -> Result<(), BackfillError> {
+        let mut silence = Silence::default();
         loop {
             match self.merge.step() {
-                Step::Read(number) if self.read(number)? => {}
-                Step::Read(_) if stop.is_stopped() => return Err(BackfillError::Interrupted),
-                Step::Read(_) => {}
-                Step::Take(..) if stop.is_stopped() && watch.sink().is_at_rest() => {
+                Step::Over => return Ok(()),
+                _ if stop.is_stopped() && watch.sink().is_at_rest() => {
                     return Err(BackfillError::Interrupted);
                 }
+                Step::Read(number) if self.read(number)? => silence.end(),
+                Step::Read(_) if silence.lasts(stop) => return Err(BackfillError::Interrupted),
+                Step::Read(_) => {}
                 Step::Take(number, sample) => {
                     self.take(number, sample, watch.sink())?;
-                    if self.reached.records.is_multiple_of(replay::LOOK_RECORDS) {
-                        failpoint("backfill-look");
-                        replay::Receiver::look(watch, self.reached);
-                    }
+                    self.reached.show(watch);
                 }
-                Step::Over => return Ok(()),
             }
         }
     }
@@ -103,8 +111,8 @@ impl Stored {
     fn read(&mut self, number: usize) -> Result<bool, BackfillError> {
         match self.feeds.next(number, POLL)? {
             Fed::Record(record) => {
-                let time_ms = event_time_ms(self.kinds[number], &record);
-                self.merge.give(number, record.offset, time_ms, Sample { record, time_ms });
+                let time_ms = self.kinds[number].event_time_ms(&record, self.max_ahead_ms);
+                self.merge.give(number, record.offset, time_ms.ok(), Sample { record, time_ms });
             }
             Fed::End => self.merge.end(number),
             Fed::Nothing => return Ok(false),
@@ -115,28 +123,26 @@ impl Stored {
     fn take(&mut self, number: usize, sample: Sample, sink: &mut Sink) -> Result<(), BackfillError> {
         let kind = self.kinds[number];
         self.records[number] += 1;
-        self.reached.records += 1;
-        self.reached.time_ms = self.merge.stream_time_ms(number).or(self.reached.time_ms);
+        self.reached.add(self.merge.stream_time_ms(number));
         let Sample { record, time_ms } = sample;
         let outcome = match time_ms {
-            None => {
+            Err(reason) => {
                 let (topic, partition, offset) = (&*self.topics[number], record.partition, record.offset);
-                let kind = singular(kind);
-                SampleDropped { kind, reason: UNDECODABLE, topic, partition, offset }.emit();
-                UNDECODABLE
+                SampleDropped { kind: kind.singular(), reason, topic, partition, offset }.emit();
+                reason
             }
-            Some(time_ms) if self.range.holds(time_ms) => {
+            Ok(time_ms) if self.range.holds(time_ms) => {
                 let partition = record.partition;
                 match kind {
-                    OutputKind::LabelledView => sink.label(time_ms),
-                    OutputKind::PreferencePair => sink.pair(partition, &output(kind, record))?,
-                    _ => sink.group(&output(kind, record))?,
+                    Kind::Label => sink.label(time_ms),
+                    Kind::Pair => sink.pair(partition, &kind.output(record))?,
+                    Kind::Group => sink.group(&kind.output(record))?,
                 }
                 GIVEN
             }
-            Some(_) => OUTSIDE,
+            Ok(_) => OUTSIDE,
         };
-        *self.outcomes.entry(plural(kind)).or_default().entry(outcome).or_default() += 1;
+        *self.outcomes.entry(kind.plural()).or_default().entry(outcome).or_default() += 1;
         Ok(())
     }
 
@@ -155,41 +161,58 @@ impl Stored {
     }
 }
 
-fn kind_of(topics: &Topics, topic: &str) -> OutputKind {
-    let kinds = [OutputKind::LabelledView, OutputKind::PreferencePair];
-    kinds.into_iter().find(|kind| kind.topic(topics) == topic).unwrap_or(OutputKind::BehaviorGroup)
-}
-
-fn plural(kind: OutputKind) -> &'static str {
-    match kind {
-        OutputKind::LabelledView => "stored_labels",
-        OutputKind::PreferencePair => "stored_pairs",
-        _ => "stored_groups",
+impl Kind {
+    fn of(topics: &Topics, topic: &str) -> Kind {
+        let is_in = |kind: &Kind| kind.output_kind().topic(topics) == topic;
+        [Kind::Label, Kind::Pair].into_iter().find(is_in).unwrap_or(Kind::Group)
     }
-}
 
-fn singular(kind: OutputKind) -> &'static str {
-    match kind {
-        OutputKind::LabelledView => "label",
-        OutputKind::PreferencePair => "pair",
-        _ => "group",
-    }
-}
-
-/// None of a record that is not what its topic holds.
-fn event_time_ms(kind: OutputKind, record: &InputRecord) -> Option<i64> {
-    let payload = record.payload.clone()?;
-    match kind {
-        OutputKind::LabelledView => {
-            let label = envelope::LabelledView::decode(payload).ok()?;
-            Some(QuestionnaireResponse::decode(label.response).ok()?.event_time_ms)
+    fn output_kind(self) -> OutputKind {
+        match self {
+            Kind::Label => OutputKind::LabelledView,
+            Kind::Pair => OutputKind::PreferencePair,
+            Kind::Group => OutputKind::BehaviorGroup,
         }
-        OutputKind::PreferencePair => Some(PreferencePair::decode(payload).ok()?.event_time_ms),
-        _ => Some(BehaviorGroup::decode(payload).ok()?.event_time_ms),
     }
-}
 
-/// A record as the join emitted it.
-fn output(kind: OutputKind, record: InputRecord) -> Output {
-    Output::stored(kind, record.key, record.payload)
+    fn plural(self) -> &'static str {
+        match self {
+            Kind::Label => "stored_labels",
+            Kind::Pair => "stored_pairs",
+            Kind::Group => "stored_groups",
+        }
+    }
+
+    fn singular(self) -> &'static str {
+        match self {
+            Kind::Label => "label",
+            Kind::Pair => "pair",
+            Kind::Group => "group",
+        }
+    }
+
+    /// Or why the record is passed over: it is not what its topic holds, or it was written long before it
+    /// happened, and its partition would seem to be past every range.
+    fn event_time_ms(self, record: &InputRecord, max_ahead_ms: i64) -> Result<i64, &'static str> {
+        let time_ms = self.decoded_time_ms(record).ok_or(UNDECODABLE)?;
+        let is_ahead = |written_ms: i64| time_ms > written_ms.saturating_add(max_ahead_ms);
+        if record.timestamp_ms.is_some_and(is_ahead) { Err(TIME_AHEAD) } else { Ok(time_ms) }
+    }
+
+    fn decoded_time_ms(self, record: &InputRecord) -> Option<i64> {
+        let payload = record.payload.clone()?;
+        match self {
+            Kind::Label => {
+                let label = envelope::LabelledView::decode(payload).ok()?;
+                Some(QuestionnaireResponse::decode(label.response).ok()?.event_time_ms)
+            }
+            Kind::Pair => Some(PreferencePair::decode(payload).ok()?.event_time_ms),
+            Kind::Group => Some(BehaviorGroup::decode(payload).ok()?.event_time_ms),
+        }
+    }
+
+    /// A record as the join emitted it.
+    fn output(self, record: InputRecord) -> Output {
+        Output::stored(self.output_kind(), record.key, record.payload)
+    }
 }

@@ -21,8 +21,12 @@ use super::Config;
 use super::judged::KeyedView;
 use crate::contract::validate::{Span, View};
 
-/// What a view in a group costs besides its bytes.
+/// What a view in a group costs besides its bytes, ...
 const OVERHEAD_BYTES: usize = 96;
+/// ... and a group besides its views: itself, its first list of members, and its places in three indexes.
+const GROUP_OVERHEAD_BYTES: usize = size_of::<Option<Group>>() + FIRST_MEMBERS * size_of::<Member>() + 128;
+/// Room for as many is made with a group.
+const FIRST_MEMBERS: usize = 8;
 /// Members of a group that have a mark; few groups have more.
 const MARKS: usize = 16;
 /// Room for two UUIDs in text.
@@ -145,7 +149,7 @@ impl Group {
             ids: ShortIds::of(view),
             hash,
             marks: [0; MARKS],
-            members: Vec::with_capacity(8),
+            members: Vec::with_capacity(FIRST_MEMBERS),
             bytes: 0,
             is_full: false,
         }
@@ -229,7 +233,7 @@ impl Groups {
     }
 
     pub fn bytes(&self) -> usize {
-        self.bytes + self.views * OVERHEAD_BYTES
+        self.bytes + self.views * OVERHEAD_BYTES + self.open() * GROUP_OVERHEAD_BYTES
     }
 
     /// The first offset of the oldest open group.
@@ -365,6 +369,27 @@ mod tests {
             Verdict::View(view) => view.expect("a valid view"),
             Verdict::Response(_) => unreachable!("it is a view"),
         }
+    }
+
+    fn resident_bytes() -> usize {
+        let pages = std::fs::read_to_string("/proc/self/statm").expect("Linux tells it");
+        let pages: usize = pages.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("a number");
+        pages * 4096
+    }
+
+    /// They are so many that what other tests of this process take beside them is little.
+    #[test]
+    fn invariant_12_the_bytes_of_groups_are_what_they_take_of_memory() {
+        let config = config();
+        let mut groups = Groups::new(&config);
+        let before = resident_bytes();
+        for number in 0..300_000 {
+            let view = keyed(&config, "user", &format!("request-{number}"), 0);
+            assert_eq!(groups.admit(number, &view, 7), Admission::Admitted);
+        }
+        let (took, said) = (resident_bytes() - before, groups.bytes());
+        println!("300,000 groups of one view: {took} bytes, of which are counted {said}");
+        assert!((took * 2 / 3..took * 3 / 2).contains(&said), "{said} counted, {took} taken");
     }
 
     /// Ids of up to 128 bytes, and more members than have marks.

@@ -32,6 +32,9 @@ pub enum ReadError {
     /// Retention or a trim has removed the offset, or the topic was deleted and made anew.
     #[error("offset {offset} of '{topic}' partition {partition} is gone: the log holds {low} up to {high}")]
     OffsetGone { topic: Arc<str>, partition: i32, offset: i64, low: i64, high: i64 },
+    /// Retrying does not help, and the records there are not passed over.
+    #[error("'{topic}' partition {partition} cannot be read from offset {offset} on: {reason}")]
+    Unreadable { topic: Arc<str>, partition: i32, offset: i64, reason: String },
     #[error("topic '{topic}' does not exist: create it, for example with `easq topics create`")]
     UnknownTopic { topic: String },
     #[error("the brokers refuse '{client}': {reason}; grant the rights or correct the credentials")]
@@ -259,25 +262,6 @@ impl LogReader {
         }
     }
 
-    /// An error of one partition, of which `next` is the offset to go on from.
-    fn on_feed_error(
-        &self,
-        topic: &Arc<str>,
-        partition: i32,
-        next: i64,
-        code: Code,
-    ) -> Result<(), ReadError> {
-        let error = KafkaError::MessageConsumption(code);
-        if !matches!(code, Code::AutoOffsetReset | Code::OffsetOutOfRange) {
-            return self.on_error(&error);
-        }
-        let (low, high) = self.watermarks(topic, partition)?;
-        if (low..=high).contains(&next) {
-            return Err(client_error(&self.client, &error));
-        }
-        Err(ReadError::OffsetGone { topic: Arc::clone(topic), partition, offset: next, low, high })
-    }
-
     /// The assigned partition whose position its log does not hold; librdkafka does not name it.
     fn gone_offset(&self) -> Result<Option<ReadError>, ReadError> {
         for (topic, partition, assigned) in &self.assigned {
@@ -396,6 +380,8 @@ impl LogReader {
         time_ms: i64,
     ) -> Result<Vec<Option<i64>>, ReadError> {
         let failed = |error: KafkaError| self.question_failed(topic, &error);
+        // No record is older; of negative numbers some mean something else.
+        let time_ms = time_ms.max(0);
         let asked = partitions.clone().map(|partition| (topic, partition, Offset::Offset(time_ms)));
         let asked = partition_list(asked).map_err(failed)?;
         let found = self.consumer.offsets_for_times(asked, REQUEST_TIMEOUT).map_err(failed)?;

@@ -7,7 +7,9 @@
 mod broker;
 mod door;
 
+use std::fs::{self, File};
 use std::net::SocketAddr;
+use std::os::unix::fs::FileExt;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -25,6 +27,8 @@ const START_ATTEMPTS: usize = 3;
 /// Long enough on a machine that is busy with other tests.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(120);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// Of a batch of Kafka's format 2, before its records.
+const BATCH_HEADER_BYTES: usize = 61;
 
 /// One or three nodes, each broker and controller. Brokers and doors are numbered from 0. All of it
 /// ends with this value, or with this process.
@@ -37,7 +41,7 @@ pub struct Cluster {
     through: Vec<String>,
     // Dropped in this order: the brokers first, then what they stand on.
     _network: Runtime,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Cluster {
@@ -81,7 +85,7 @@ impl Cluster {
         let cluster_id = format!("easq-{:016x}", rand::random::<u64>());
         let broker = |index| Broker::new(index, &nodes, folder.path(), &cluster_id, properties);
         let brokers = (0..brokers).map(broker).collect();
-        let cluster = Self { kafka, brokers, doors, through, _network: network, _folder: folder };
+        let cluster = Self { kafka, brokers, doors, through, _network: network, folder };
         cluster.brokers.iter().for_each(Broker::start);
         let all_answer = (0..cluster.brokers.len()).all(|broker| cluster.until_it_answers(broker));
         all_answer.then_some(cluster)
@@ -146,6 +150,25 @@ impl Cluster {
     /// it with room again.
     pub fn fill_disk(&self, broker: usize) {
         self.brokers[broker].limit_files("1");
+    }
+
+    /// Changes a byte of the records in a batch in the middle of a partition's oldest segment, as a bad disk
+    /// does; the offset of its first record.
+    pub fn spoil_batch(&self, broker: usize, topic: &str, partition: i32) -> i64 {
+        let data = self.folder.path().join(format!("data-{}", broker + 1));
+        let path = data.join(format!("{topic}-{partition}")).join("00000000000000000000.log");
+        let segment = fs::read(&path).expect("a segment of the broker");
+        // Each begins with its first offset, and the number of bytes behind those two.
+        let number = |at: usize, bytes: usize| {
+            segment[at..at + bytes].iter().fold(0, |number, &byte| (number << 8) | u64::from(byte))
+        };
+        let next = |&at: &usize| Some(at + 12 + number(at + 8, 4) as usize).filter(|&at| at < segment.len());
+        let batches: Vec<usize> = std::iter::successors(Some(0), next).collect();
+        let batch = batches[batches.len() / 2];
+        let file = File::options().write(true).open(&path).expect("a segment of the broker");
+        let at = batch + BATCH_HEADER_BYTES;
+        file.write_all_at(&[!segment[at]], at as u64).expect("a file that takes a byte");
+        number(batch, 8) as i64
     }
 
     /// Waits until a broker has ended, by itself or by a signal.

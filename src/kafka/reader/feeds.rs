@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use rdkafka::consumer::Consumer;
-use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
-use super::queue::{Message, Queue, Queued};
-use super::{LogReader, ReadError};
+use super::queue::{Message, Queue, Queued, QueuedError};
+use super::{LogReader, Polled, ReadError};
 use crate::contract::InputRecord;
+use crate::kafka::client::is_connection_trouble;
 use crate::settings;
 
-/// What librdkafka may fetch ahead in all, shared by the partitions.
+/// What librdkafka may fetch ahead in all, shared by the partitions. Below its bound a partition is fetched once
+/// more: it can lie above by one fetch, and by what the batches of that take when they are decompressed.
 const AHEAD_KIB: usize = 256 << 10;
 const MAX_AHEAD_KIB: usize = 64 << 10;
 const MIN_AHEAD_KIB: usize = 1 << 10;
@@ -58,13 +60,23 @@ struct Feed {
     queue: Queue,
     piece: BytesMut,
     /// Taken out of the queue, and not handed out.
-    ready: VecDeque<InputRecord>,
-    /// Came behind what is ready.
-    error: Option<Code>,
+    ready: VecDeque<Result<InputRecord, QueuedError>>,
+    /// The last error, until a record comes.
+    told: Option<Code>,
     /// The offset behind the last record that was handed out.
     next: i64,
     /// There is no committed record between those that are ready and this offset.
     reached: i64,
+}
+
+/// What came out of a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Came {
+    /// Records, or that there are none for now: a broker has answered.
+    Life,
+    /// Errors only.
+    Trouble,
+    Nothing,
 }
 
 impl Feeds {
@@ -89,10 +101,13 @@ impl Feeds {
             .collect();
         let feed = |stretch: Stretch| {
             let queue = Queue::split(&reader.consumer, &stretch.topic, stretch.partition);
-            let queue = queue.ok_or_else(|| ReadError::UnknownTopic { topic: stretch.topic.to_string() })?;
+            let queue = queue.ok_or_else(|| ReadError::Client {
+                client: client.to_owned(),
+                reason: format!("'{}' has no partition {}", stretch.topic, stretch.partition),
+            })?;
             let (next, reached) = (stretch.from, stretch.from);
             let (piece, ready) = (BytesMut::new(), VecDeque::new());
-            Ok(Feed { stretch, queue, piece, ready, error: None, next, reached })
+            Ok(Feed { stretch, queue, piece, ready, told: None, next, reached })
         };
         let feeds = stretches.into_iter().map(feed).collect::<Result<_, ReadError>>()?;
         let assigned: Vec<_> =
@@ -110,29 +125,23 @@ impl Feeds {
         if feed.next >= feed.stretch.end {
             return Ok(Fed::End);
         }
-        if feed.ready.is_empty() && feed.error.is_none() {
-            if feed.refill(timeout) {
-                self.reader.consumer.context().connection.note_up();
-            } else {
-                // What concerns no single partition.
-                self.reader.next(Duration::ZERO)?;
+        if feed.ready.is_empty() {
+            match feed.refill(timeout) {
+                Came::Life => self.reader.consumer.context().connection.note_up(),
+                Came::Trouble => {}
+                Came::Nothing => self.reader.beside_queues()?,
             }
         }
-        match (feed.ready.pop_front(), feed.error) {
-            (Some(record), _) => Ok(feed.hand_out(record)),
-            (None, Some(error)) => {
-                feed.error = None;
-                let Feed { stretch, next, .. } = feed;
-                self.reader.on_feed_error(&stretch.topic, stretch.partition, *next, error)?;
-                Ok(Fed::Nothing)
-            }
+        match feed.ready.pop_front() {
+            Some(Ok(record)) => Ok(feed.hand_out(record)),
+            Some(Err(error)) => feed.on_error(error, &self.reader),
             // Behind the last record there are only control records and aborted ones; but the end that a
             // new leader sees may lie before the one that the old leader has told.
-            (None, None) if feed.reached >= feed.stretch.end => {
+            None if feed.reached >= feed.stretch.end => {
                 feed.next = feed.stretch.end;
                 Ok(Fed::End)
             }
-            (None, None) => Ok(Fed::Nothing),
+            None => Ok(Fed::Nothing),
         }
     }
 
@@ -143,14 +152,60 @@ impl Feeds {
 }
 
 impl Feed {
-    /// Takes what has been fetched, or waits for it; false when nothing came.
-    fn refill(&mut self, timeout: Duration) -> bool {
-        let Self { stretch, queue, piece, ready, error, reached, .. } = self;
+    /// Takes what has been fetched, or waits for it.
+    fn refill(&mut self, timeout: Duration) -> Came {
+        let Self { stretch, queue, piece, ready, reached, .. } = self;
+        let mut came = Came::Nothing;
         queue.take(timeout, |queued| match queued {
-            Queued::Message(message) => ready.push_back(copied(piece, stretch.partition, &message)),
-            Queued::End(offset) => *reached = offset.max(*reached),
-            Queued::Error(code) => *error = Some(code),
-        })
+            Queued::Message(message) => {
+                ready.push_back(Ok(copied(piece, stretch.partition, &message)));
+                came = Came::Life;
+            }
+            Queued::End(offset) => {
+                *reached = offset.max(*reached);
+                came = Came::Life;
+            }
+            Queued::Error(error) => {
+                ready.push_back(Err(error));
+                if came == Came::Nothing {
+                    came = Came::Trouble;
+                }
+            }
+        });
+        came
+    }
+
+    /// What stands where a record would.
+    fn on_error(&mut self, error: QueuedError, reader: &LogReader) -> Result<Fed, ReadError> {
+        let Self { stretch: Stretch { topic, partition, end, .. }, next, told, .. } = self;
+        let QueuedError { code, offset } = error;
+        let offset = offset.map_or(*next, |offset| offset.max(*next));
+        let cause = KafkaError::MessageConsumption(code);
+        let unreadable = |offset| {
+            let (topic, partition, reason) = (Arc::clone(topic), *partition, cause.to_string());
+            ReadError::Unreadable { topic, partition, offset, reason }
+        };
+        match code {
+            Code::AutoOffsetReset | Code::OffsetOutOfRange => {
+                let (topic, partition, offset) = (Arc::clone(topic), *partition, *next);
+                let (low, high) = reader.watermarks(&topic, partition)?;
+                if (low..=high).contains(&offset) {
+                    return Err(unreadable(offset));
+                }
+                return Err(ReadError::OffsetGone { topic, partition, offset, low, high });
+            }
+            _ if is_unreadable(code) && offset >= *end => {
+                *next = *end;
+                return Ok(Fed::End);
+            }
+            _ if is_unreadable(code) => return Err(unreadable(offset)),
+            _ if is_connection_trouble(&cause) => {}
+            _ if told.replace(code) != Some(code) => {
+                tracing::warn!(%topic, partition, offset, "reading fails, and is tried again: {cause}");
+            }
+            _ => {}
+        }
+        reader.on_error(&cause).map(|()| Fed::Nothing)
     }
 
     fn hand_out(&mut self, record: InputRecord) -> Fed {
@@ -159,8 +214,35 @@ impl Feed {
             return Fed::End;
         }
         self.next = record.offset + 1;
+        self.told = None;
         Fed::Record(record)
     }
+}
+
+impl LogReader {
+    /// What concerns no single partition.
+    fn beside_queues(&self) -> Result<(), ReadError> {
+        match self.next(Duration::ZERO)? {
+            Polled::Nothing => Ok(()),
+            Polled::Record(_) | Polled::End => Err(ReadError::Client {
+                client: self.client.clone(),
+                reason: "what was fetched of a partition did not come out of its queue".to_owned(),
+            }),
+        }
+    }
+}
+
+/// Whether records are there that librdkafka passes over, or tries again for ever.
+fn is_unreadable(code: Code) -> bool {
+    // Of a checksum; of a codec; of a format; of a batch above what one fetch may bring.
+    matches!(
+        code,
+        Code::BadMessage
+            | Code::InvalidMessage
+            | Code::BadCompression
+            | Code::NotImplemented
+            | Code::MessageSizeTooLarge
+    )
 }
 
 fn copied(piece: &mut BytesMut, partition: i32, message: &Message<'_>) -> InputRecord {

@@ -4,7 +4,6 @@
 //! an event: for small records that costs more than reading them. librdkafka hands out many at once.
 
 use std::ffi::{CString, c_void};
-use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::Arc;
@@ -36,7 +35,15 @@ pub(super) enum Queued<'a> {
     Message(Message<'a>),
     /// Nothing more is committed before this offset, for now.
     End(i64),
-    Error(RDKafkaErrorCode),
+    Error(QueuedError),
+}
+
+/// What went wrong with a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct QueuedError {
+    pub code: RDKafkaErrorCode,
+    /// Where, if librdkafka knows it.
+    pub offset: Option<i64>,
 }
 
 /// A record in librdkafka's memory.
@@ -49,7 +56,7 @@ pub(super) struct Message<'a> {
 
 impl Queue {
     /// Gives a partition a queue of its own, before it is assigned: what is fetched without one comes out of
-    /// the consumer's.
+    /// the consumer's. `None` of a name or number that no partition can have.
     #[allow(unsafe_code)]
     pub fn split(consumer: &Arc<BaseConsumer<Context>>, topic: &str, partition: i32) -> Option<Self> {
         let topic = CString::new(topic).ok()?;
@@ -74,8 +81,8 @@ impl Queue {
         if count == 0 {
             count = self.consume(&mut room[..1], timeout);
         }
-        for &message in &room[..count] {
-            each(Taken { native: message, queue: PhantomData }.queued());
+        for taken in (Batch { queue: self, left: &room[..count] }) {
+            each(taken.queued());
         }
         count > 0
     }
@@ -93,6 +100,9 @@ impl Queue {
                 room.len(),
             )
         };
+        // It tells an error of a partition as a message; -1 is what its older interface gave for a topic that it
+        // did not know.
+        debug_assert!(count >= 0, "librdkafka gave {count} messages");
         usize::try_from(count).unwrap_or(0)
     }
 }
@@ -105,10 +115,33 @@ impl Drop for Queue {
     }
 }
 
+/// Messages that came out of a queue. Those that nobody looks at are given back too.
+struct Batch<'a> {
+    queue: &'a Queue,
+    left: &'a [*mut native::rd_kafka_message_t],
+}
+
+impl<'a> Iterator for Batch<'a> {
+    type Item = Taken<'a>;
+
+    fn next(&mut self) -> Option<Taken<'a>> {
+        let (&native, left) = self.left.split_first()?;
+        self.left = left;
+        Some(Taken { native, _queue: self.queue })
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        self.for_each(drop);
+    }
+}
+
 /// A message that came out of a queue, given back when it is dropped.
 struct Taken<'a> {
     native: *mut native::rd_kafka_message_t,
-    queue: PhantomData<&'a Queue>,
+    /// Keeps its client.
+    _queue: &'a Queue,
 }
 
 impl Taken<'_> {
@@ -120,7 +153,11 @@ impl Taken<'_> {
             match message.err {
                 RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => {}
                 RDKafkaRespErr::RD_KAFKA_RESP_ERR__PARTITION_EOF => return Queued::End(message.offset),
-                error => return Queued::Error(error.into()),
+                error => {
+                    // Negative where it concerns no offset.
+                    let offset = Some(message.offset).filter(|&offset| offset >= 0);
+                    return Queued::Error(QueuedError { code: error.into(), offset });
+                }
             }
             let bytes = |start: *mut c_void, length| {
                 (!start.is_null()).then(|| slice::from_raw_parts(start.cast_const().cast::<u8>(), length))
