@@ -215,17 +215,15 @@ fn invariant_12_what_is_fetched_ahead_is_bounded_where_no_setting_bounds_it() {
     let line = Line::on(cluster.kafka(), "backfill-ahead").set("train.device", "cpu");
     let topics = line.settings().topics;
     // All but the one that is fetched are on a broker that does not answer.
-    let brokers: Vec<i32> = (0..8).map(|partition| i32::from(partition == 1)).collect();
+    let brokers: Vec<i32> = (0..8).map(|partition| i32::from(partition == 6)).collect();
     cluster.kafka().create_topic_on(&topics.behavior, &brokers);
     cluster.kafka().create_topic_on(&topics.responses, &[0; 8]);
     let views = 12_000;
-    let in_partition = |partition, number| Outgoing {
-        partition: Some(partition),
-        ..seen(&topics, number, START_MS + number, 480)
-    };
-    let record = |number| in_partition(i32::from(number > 0), number);
+    let other = view("other", "impression", START_MS).encode_to_vec();
+    let other = Outgoing::to(topics.behavior.as_str()).key("other").payload(other).timestamp_ms(START_MS);
+    let record = |number| seen(&topics, number, START_MS + number, 480);
     let bytes: u64 = (0..views).map(|number| record(number).len_bytes() as u64).sum();
-    write(&line, (0..views).map(record));
+    write(&line, std::iter::once(other).chain((0..views).map(record)));
     let through = line.set("kafka.bootstrap_servers", cluster.door(0));
     let range = (START_MS, START_MS + HOUR_MS);
     let mut process = frozen(&through, range, &["--join-only"], "backfill-planned=1*return(STOP)");
