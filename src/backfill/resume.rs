@@ -319,7 +319,7 @@ mod tests {
             assert!(said.contains(&*topic) && said.contains("--resume"), "{said}");
 
             let mut fewer = progress.clone();
-            fewer.inputs.pop();
+            fewer.inputs.remove(0);
             let mut mixed = progress.clone();
             mixed.inputs.swap(0, 1);
             let mut none = progress.clone();

@@ -118,6 +118,7 @@ pub fn run(settings: &Settings, args: &Args, stop: &StopToken) -> Result<(), Bac
             let _ = writeln!(io::stdout(), "{said}");
             Ok(())
         }
+        (Err(error @ BackfillError::NotKept { .. }), _) => Err(error),
         // What was there before is there still, where nothing new has come.
         (Err(error), Some(path)) if error.is_interrupted() && path.exists() => {
             Err(BackfillError::Resumable { path: path.to_owned() })
