@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use easq::contract::v1::{PairScope, PreferencePair, VersionKind};
+use easq::contract::v1::{LearnedRange, PairScope, PreferencePair, ReplayedRange, VersionKind};
 use easq::publish::files;
 use easq::settings::Settings;
 use support::folders::{assert_same, contents, names};
@@ -119,6 +119,8 @@ fn invariant_10_what_is_published_is_a_model_of_its_own_and_the_live_one_is_as_b
     let run = &*RUN;
     let before = state(&run.line);
     let prefix = run.line.settings().model.name;
+    let prefix = prefix.trim_end_matches(".name");
+    let names_before = names_in_kafka(prefix);
     let output = run.path("published");
     let said_at_the_end = run.replay(&["--publish", "one", "--output", text(&output)]);
     assert_unchanged(&run.line, &before);
@@ -127,9 +129,10 @@ fn invariant_10_what_is_published_is_a_model_of_its_own_and_the_live_one_is_as_b
     let name = &settings.model.name;
     assert!(said_at_the_end.contains(&format!("version 1 of model '{name}'")), "{said_at_the_end}");
     let (topics, group) = (&settings.topics, format!("easq-trainer-{name}"));
-    let found = names_in_kafka(&prefix);
-    let of_it: BTreeSet<String> = found.into_iter().filter(|found| found.contains(name)).collect();
-    assert_eq!(of_it, BTreeSet::from([topics.model(name), topics.registry(name), group]));
+    let mut new = &names_in_kafka(prefix) - &names_before;
+    // Other tests publish other runs meanwhile.
+    new.retain(|found| !found.contains(".replay-") || found.contains(name));
+    assert_eq!(new, BTreeSet::from([topics.model(name), topics.registry(name), group]));
 
     // The folder is that of a replay that publishes nothing, but for the name in the account.
     let (mut with, mut without) = (contents(&output), contents(&run.path("model")));
@@ -143,6 +146,8 @@ fn invariant_10_what_is_published_is_a_model_of_its_own_and_the_live_one_is_as_b
     assert_eq!(manifest.kind(), VersionKind::Checkpoint);
     assert!(manifest.gate.as_ref().is_some_and(|gate| gate.promoted && gate.finite));
     let account = replays::account(&output.join("backfill.json"));
+    let read_there = inputs_replayed(&manifest.inputs);
+    assert!(read_there.iter().all(|read| (read.from_ms, read.to_ms) == run.range));
     let offsets = |key: &str| -> Vec<i64> {
         account["inputs"].as_array().expect("a list").iter().map(|i| i[key].as_i64().expect("one")).collect()
     };
@@ -153,6 +158,8 @@ fn invariant_10_what_is_published_is_a_model_of_its_own_and_the_live_one_is_as_b
         account[side].as_object().expect("counts").values().map(|count| count.as_u64().expect("one")).sum()
     };
     assert_eq!(read, total("views") + total("responses"));
+    assert_eq!(read_there.iter().map(|read| read.from_offset).collect::<Vec<_>>(), offsets("from_offset"));
+    assert_eq!(read_there.iter().map(|read| read.records).sum::<u64>(), read);
     let gaps = inputs.iter().map(|range| range.gaps.first().map_or(0, |gap| gap.to_offset));
     assert_eq!(gaps.collect::<Vec<_>>(), offsets("from_offset"));
     let raw = [&topics.behavior, &topics.responses];
@@ -162,6 +169,11 @@ fn invariant_10_what_is_published_is_a_model_of_its_own_and_the_live_one_is_as_b
     let (status, output) = Easq::run(model.arguments(&["run", "--role", "trainer"]), DEADLINE);
     assert!(status.code() == Some(1) && output.contains("easq backfill"), "{output}");
     assert_unchanged(&run.line, &before);
+}
+
+/// What a replay without a base has read, of each partition.
+fn inputs_replayed(inputs: &[LearnedRange]) -> Vec<ReplayedRange> {
+    inputs.iter().flat_map(|range| range.replayed.clone()).collect()
 }
 
 /// Followed, exported and listed, it is the model that lies in `folder`, to the byte and to the score.
@@ -387,7 +399,8 @@ fn pairs_that_were_interrupted_go_on_where_they_ended_and_none_is_there_twice() 
     let (code, says) = ended_by(command(&run.line, run.range, &["--pairs-topic", &topic]), after_one);
     assert_eq!(code, Some(4), "{says}");
     let first = Kafka::shared().read_to_end(&topic).len();
-    assert!(says.contains(&format!("'{topic}' holds the first {first} pairs")), "{says}");
+    let left = format!("the range; '{topic}' holds the first {first} pairs");
+    assert!(says.contains(&left) && !says.contains("nothing was written"), "{says}");
 }
 
 #[test]
@@ -425,17 +438,28 @@ fn what_dies_in_a_transaction_of_pairs_leaves_none_of_it() {
 #[test]
 fn a_second_replay_into_a_topic_takes_it_from_the_first() {
     let run = &*RUN;
-    let topic = topic_of_pairs("two");
-    let command = command(&run.line, run.range, &["--pairs-topic", &topic]);
-    let mut first =
-        Easq::start_with(command.clone(), [("FAILPOINTS", "backfill-pairs-before-commit=1*return(STOP)")]);
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (model, topic) = (dir.path().join("model"), topic_of_pairs("two"));
+    let words = ["--output", text(&model), "--pairs-topic", &topic];
+    let mut first = Easq::start_with(
+        command(&run.line, run.range, &words),
+        [("FAILPOINTS", "backfill-pairs-before-commit=1*return(STOP)")],
+    );
     eventually(DEADLINE, "the first has a transaction open", || first.is_frozen());
-    let (status, output) = Easq::run(command, DEADLINE);
-    assert!(status.success(), "{output}");
+    run.replay(&["--pairs-topic", &topic]);
     first.signal("CONT");
     assert_eq!(first.wait(DEADLINE).code(), Some(1), "{}", first.output());
     assert!(first.output().contains("another replay writes to it now"), "{}", first.output());
     assert_all_pairs(&topic);
+
+    // What it had learned is not lost, in whichever place of a batch it was.
+    assert!(first.output().contains("--resume goes on"), "{}", first.output());
+    assert_eq!(names(dir.path()), ["model.partial"]);
+    let progress = std::fs::read(dir.path().join("model.partial/resume.json")).expect("what was learned");
+    let progress: serde_json::Value = serde_json::from_slice(&progress).expect("JSON");
+    assert_ne!(progress["open"].as_array().expect("a list").len(), 0, "it ended between two batches");
+    resumed(&run.line, &words[..2]);
+    assert_same(&contents(&run.path("model")), &contents(&model));
 }
 
 #[test]

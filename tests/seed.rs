@@ -148,6 +148,10 @@ fn a_trainer_can_be_told_to_begin_earlier_and_what_is_no_checkpoint_is_refused()
     let other = line.clone().set("model.hidden_dim", settings.model.hidden_dim + 1);
     let (code, said) = seed(&other, &[text(&model)]);
     assert!(code == Some(1) && said.contains("other settings of [model]"), "{said}");
+    fs::rename(model.join(files::ADAPTER), path("adapter")).expect("moved");
+    let (code, said) = seed(&line, &[text(&model)]);
+    assert!(code == Some(1) && said.contains("projection.lora_") && said.contains("is missing"), "{said}");
+    fs::rename(path("adapter"), model.join(files::ADAPTER)).expect("moved");
     fs::rename(model.join(files::TRAINING), path("away")).expect("moved");
     let (code, said) = seed(&line, &[text(&model)]);
     assert!(code == Some(1) && said.contains("no training state"), "{said}");

@@ -13,6 +13,10 @@ use crate::kafka::transaction::TransactionError;
 use crate::offline::TrainFileError;
 use crate::publish::PublishError;
 
+const INTERRUPTED: &str = "interrupted before the end of the range";
+const NOTHING_LEARNED: &str =
+    "the range holds no behavior group and no preference pair that could be learned";
+
 #[derive(Debug, Error)]
 pub enum BackfillError {
     #[error("--from {} does not lie before --to {}", Shown(*from_ms), Shown(*to_ms))]
@@ -36,9 +40,7 @@ pub enum BackfillError {
          while it was read; begin again with a later --from"
     )]
     Hole { topic: String, partition: i32, from: i64, to: i64, records: i64 },
-    #[error(
-        "the range holds no behavior group and no preference pair that could be learned: nothing was written"
-    )]
+    #[error("{NOTHING_LEARNED}: nothing was written")]
     NothingLearned,
     #[error(
         "--base {version}: the registry of model '{model}' holds no such version; `easq model list` shows them"
@@ -73,22 +75,37 @@ pub enum BackfillError {
     )]
     PairsTaken { topic: String },
     #[error(
-        "{reason}; '{topic}' holds the first {pairs} pairs, and a replay that begins anew needs another topic"
+        "{}; '{topic}' holds the first {pairs} pairs, and a replay that begins anew needs another topic",
+        reason.but_for_pairs()
     )]
     PairsLeft { reason: Box<BackfillError>, topic: String, pairs: u64 },
     #[error("the range was replayed, and not published: {0}")]
     NotPublished(Box<BackfillError>),
-    #[error(
-        "the range was replayed, and not published: {reason}; what was learned lies in '{}', and --resume goes on from it", path.display()
-    )]
+    #[error("{reason}; what was learned lies in '{}', and --resume goes on from it", path.display())]
     Kept { reason: Box<BackfillError>, path: PathBuf },
-    #[error("interrupted before the end of the range: nothing was written")]
+    #[error("{reason}; and what was learned could not be kept: {why}")]
+    NotKept { reason: Box<BackfillError>, why: Box<BackfillError> },
+    #[error("{INTERRUPTED}: nothing was written")]
     Interrupted,
     #[error(
-        "interrupted before the end of the range: what was learned lies in '{}', and --resume goes on from it",
+        "{INTERRUPTED}: what was learned lies in '{}', and --resume goes on from it",
         path.display()
     )]
     Resumable { path: PathBuf },
+    #[error(
+        "--resume: '{topic}' was created anew since '{}' was begun: what it holds now is something else; begin anew",
+        path.display()
+    )]
+    OtherTopic { path: PathBuf, topic: String },
+    #[error(
+        "--resume: {learned} samples were learned before, and the range gives {found} now: records are gone since; \
+         begin anew"
+    )]
+    FewerSamples { learned: u64, found: u64 },
+    #[error(
+        "--resume: sample {number} was a group before, and is a pair now: the topics are others; begin anew"
+    )]
+    OtherSample { number: u64 },
     #[error("--resume: '{}' is not there: nothing was interrupted that could go on", path.display())]
     NothingToResume { path: PathBuf },
     #[error(
@@ -164,8 +181,10 @@ pub struct Missing {
 impl std::fmt::Display for Missing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "'{}' partition {}", self.topic, self.partition)?;
-        if self.others > 0 {
-            write!(f, " and {} others", self.others)?;
+        match self.others {
+            0 => {}
+            1 => f.write_str(" and another one")?,
+            others => write!(f, " and {others} others")?,
         }
         write!(f, " lost what lay before offset {}; this range needs it from ", self.low)?;
         write!(f, "{} on", Shown(self.read_from_ms))?;
@@ -189,6 +208,15 @@ impl BackfillError {
         move |source| Self::File { path, source }
     }
 
+    /// What happened, without what that left: pairs were written.
+    fn but_for_pairs(&self) -> String {
+        match self {
+            Self::Interrupted => INTERRUPTED.to_owned(),
+            Self::NothingLearned => NOTHING_LEARNED.to_owned(),
+            error => error.to_string(),
+        }
+    }
+
     /// Whether it was a person who ended it (exit code 4).
     pub fn is_interrupted(&self) -> bool {
         match self {
@@ -196,8 +224,20 @@ impl BackfillError {
             Self::Train(error) => error.is_interrupted(),
             Self::Base(error) | Self::NotPublishable(error) => error.is_stopped(),
             Self::Transaction(error) => error.is_stopped(),
-            Self::PairsLeft { reason, .. } | Self::NotPublished(reason) => reason.is_interrupted(),
+            Self::PairsLeft { reason, .. } | Self::NotKept { reason, .. } | Self::NotPublished(reason) => {
+                reason.is_interrupted()
+            }
             _ => false,
+        }
+    }
+
+    /// Whether a replay that goes on could end otherwise: nothing is wrong with what was learned.
+    pub(super) fn leaves_what_was_learned(&self) -> bool {
+        match self {
+            Self::Train(error) => error.is_interrupted() || matches!(error, TrainFileError::File { .. }),
+            Self::NotPublished(reason) => reason.leaves_what_was_learned(),
+            Self::NothingLearned | Self::FewerSamples { .. } | Self::OtherSample { .. } => false,
+            error => !error.is_usage(),
         }
     }
 
@@ -210,6 +250,7 @@ impl BackfillError {
             | Self::PairsName { .. }
             | Self::NoVersion { .. }
             | Self::NothingToResume { .. }
+            | Self::OtherTopic { .. }
             | Self::OtherSettings { .. } => true,
             Self::Samples(error) => matches!(error, SampleError::Extension { .. }),
             Self::Train(error) => error.is_usage(),

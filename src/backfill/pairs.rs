@@ -121,24 +121,25 @@ impl PairsTopic {
         })
     }
 
-    /// Takes the next pair, of a partition.
+    /// Takes the next pair, of a partition; its payload.
     ///
     /// # Errors
     /// The brokers refuse it, or another replay has taken the topic over.
-    pub fn take(&mut self, partition: i32, output: &Output) -> Result<(), BackfillError> {
+    pub fn take(&mut self, partition: i32, output: &Output) -> Result<Option<Bytes>, BackfillError> {
+        let record = outgoing(Arc::clone(&self.topic), partition, output.clone());
+        let payload = record.payload.clone();
         if let Some(last) = self.last.get(&partition) {
-            if output.payload().as_ref() == Some(last) {
+            if payload.as_ref() == Some(last) {
                 self.last.remove(&partition);
             }
-            return Ok(());
+            return Ok(payload);
         }
-        let record = outgoing(Arc::clone(&self.topic), partition, output.clone());
         self.waiting_bytes += record.len_bytes();
         self.waiting.push(record);
         if self.waiting.len() >= BATCH_PAIRS || self.waiting_bytes >= BATCH_BYTES {
             self.commit()?;
         }
-        Ok(())
+        Ok(payload)
     }
 
     /// Writes what waits still.
@@ -173,7 +174,7 @@ impl PairsTopic {
             if !error.must_abort() || attempts == ATTEMPTS {
                 return Err(self.failed(error));
             }
-            self.producer.abort()?;
+            self.producer.abort().map_err(|error| self.failed(error))?;
             attempts += 1;
             self.stop.wait(BETWEEN_ATTEMPTS);
         }

@@ -4,25 +4,18 @@
 //! model's name (invariant 10). The version is published as a trainer publishes one: pages, manifest and
 //! `production` in one transaction (invariant 8).
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
-
 use jiff::Timestamp;
 
 use super::account::Replayed;
 use super::error::BackfillError;
-use super::plan::Plan;
-use crate::contract::v1::{LearnedRange, SkippedRange, VersionKind};
-use crate::kafka::reader::LogReader;
+use super::run::Task;
+use crate::contract::v1::{LearnedRange, ReplayedRange, SkippedRange, VersionKind};
+use crate::kafka::reader::{LogReader, ReadError};
 use crate::kafka::topics::create_of_model;
 use crate::offline::{self, Learning};
 use crate::publish::{Candidate, empty_registry, publish_first};
 use crate::settings::{self, Settings};
 use crate::supervise::{StopToken, failpoint};
-
-/// How long one question to the brokers may take.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// The model that a replay publishes.
 pub struct Publication {
@@ -63,6 +56,21 @@ impl Publication {
         self.is_named.then(|| self.model().to_owned())
     }
 
+    /// Refuses a model that has versions, before anything is created.
+    ///
+    /// # Errors
+    /// The registry holds something, or the brokers refuse.
+    pub fn check(&self, stop: &StopToken) -> Result<(), BackfillError> {
+        let topic = self.settings.topics.registry(self.model());
+        match LogReader::new(&self.settings.kafka, "backfill registry")?.partitions(&topic) {
+            Err(ReadError::UnknownTopic { .. }) => Ok(()),
+            there => {
+                there?;
+                empty_registry(&self.settings, stop).map(|_| ()).map_err(BackfillError::NotPublishable)
+            }
+        }
+    }
+
     /// Creates the model's topics where they are missing.
     ///
     /// # Errors
@@ -101,61 +109,57 @@ impl Publication {
     }
 }
 
-/// What a version of a replay says that it has learned: what `base` had, and of each partition that was
-/// read the records from the first to the last; what lies before is a gap.
-pub fn inputs(
-    settings: &Settings,
-    base: &[LearnedRange],
-    plan: &Plan,
-    replayed: &Replayed,
-) -> Result<Vec<LearnedRange>, BackfillError> {
-    let reader = LogReader::new(&settings.kafka, "backfill inputs")?;
-    let mut topic_ids: BTreeMap<Arc<str>, String> = BTreeMap::new();
-    for stretch in &plan.stretches {
-        if !topic_ids.contains_key(&stretch.topic) {
-            let id = reader.topic_id(&stretch.topic, ANSWER_WITHIN)?;
-            topic_ids.insert(Arc::clone(&stretch.topic), id.unwrap_or_default());
-        }
-    }
-    Ok(ranges(base, plan, replayed, &topic_ids))
-}
-
-fn ranges(
-    base: &[LearnedRange],
-    plan: &Plan,
-    replayed: &Replayed,
-    topic_ids: &BTreeMap<Arc<str>, String>,
-) -> Vec<LearnedRange> {
-    let mut ranges = base.to_vec();
+/// What a version of a replay says that it has learned: what its base says, and of each partition that was
+/// read from where to where, and of which event times. What lies between the two is a gap. A topic that was
+/// created anew since stands beside the one that the base had read.
+pub fn inputs(task: &Task, replayed: &Replayed) -> Vec<LearnedRange> {
+    let Task { range, plan, topic_ids, base_inputs, .. } = task;
+    let mut inputs = base_inputs.clone();
     for (stretch, reached) in plan.stretches.iter().zip(&replayed.reached) {
-        let before = ranges
-            .iter()
-            .position(|range| *range.topic == *stretch.topic && range.partition == stretch.partition)
-            .map(|position| ranges.remove(position));
-        let (known, samples) = before.map_or((0, 0), |range| (range.next_offset, range.samples));
-        let gap = SkippedRange {
-            from_offset: known,
-            to_offset: stretch.from,
-            reason: "before the range that was replayed".to_owned(),
+        let topic_id = topic_ids.get(&stretch.topic).cloned().unwrap_or_default();
+        let is_it = |input: &LearnedRange| {
+            let is_same = input.topic_id.is_empty() || topic_id.is_empty() || input.topic_id == topic_id;
+            *input.topic == *stretch.topic && input.partition == stretch.partition && is_same
         };
-        ranges.push(LearnedRange {
+        let before = inputs.iter().position(is_it).map(|position| inputs.remove(position));
+        let mut input = before.unwrap_or_else(|| LearnedRange {
             topic: stretch.topic.to_string(),
             partition: stretch.partition,
-            next_offset: reached.next_offset.max(known),
-            samples: samples + reached.records,
-            skipped: Vec::new(),
-            gaps: if gap.from_offset < gap.to_offset { vec![gap] } else { Vec::new() },
-            topic_id: topic_ids.get(&stretch.topic).cloned().unwrap_or_default(),
+            ..LearnedRange::default()
         });
+        if input.next_offset < stretch.from {
+            input.gaps.push(SkippedRange {
+                from_offset: input.next_offset,
+                to_offset: stretch.from,
+                reason: "before the range that was replayed".to_owned(),
+            });
+        }
+        input.replayed.push(ReplayedRange {
+            from_offset: stretch.from,
+            next_offset: reached.next_offset,
+            from_ms: range.from_ms,
+            to_ms: range.to_ms,
+            records: reached.records,
+        });
+        input.next_offset = input.next_offset.max(reached.next_offset);
+        input.samples += reached.records;
+        if !topic_id.is_empty() {
+            input.topic_id = topic_id;
+        }
+        inputs.push(input);
     }
-    ranges
+    inputs
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::backfill::account::Reached;
-    use crate::backfill::plan::Origin;
+    use crate::backfill::plan::{Origin, Plan};
+    use crate::backfill::range::Range;
+    use crate::backfill::sink::Learned;
     use crate::kafka::reader::Stretch;
 
     fn model(name: &str, run: Option<&str>) -> Result<String, String> {
@@ -180,6 +184,7 @@ mod tests {
 
     #[test]
     fn invariant_7_a_version_of_a_replay_names_what_was_read_and_what_its_base_had() {
+        let settings = Settings::default();
         let range = |topic: &str, partition, next_offset, samples| LearnedRange {
             topic: topic.to_owned(),
             partition,
@@ -187,20 +192,62 @@ mod tests {
             samples,
             ..LearnedRange::default()
         };
-        let stretch = |topic: &str, from| Stretch { topic: topic.into(), partition: 0, from, end: 100 };
-        let plan =
-            Plan::new(Origin::Inputs, 1, vec![stretch("views", 10), stretch("answers", 0)], Vec::new());
-        let reached = |next_offset, records| Reached { next_offset, stream_time_ms: None, records };
-        let replayed = Replayed { reached: vec![reached(20, 9), reached(5, 5)], outcomes: BTreeMap::new() };
-        let base = [range("groups", 3, 7, 6), range("views", 0, 8, 8)];
-        let ids = BTreeMap::from([("views".into(), "id".to_owned())]);
-        let found = ranges(&base, &plan, &replayed, &ids);
-        let gap = SkippedRange {
-            from_offset: 8,
-            to_offset: 10,
-            reason: "before the range that was replayed".to_owned(),
+        let between = |from_offset, to_offset, reason: &str| SkippedRange {
+            from_offset,
+            to_offset,
+            reason: reason.to_owned(),
         };
-        let views = LearnedRange { gaps: vec![gap], topic_id: "id".to_owned(), ..range("views", 0, 20, 17) };
-        assert_eq!(found, [range("groups", 3, 7, 6), views, range("answers", 0, 5, 5)]);
+        let stretch = |topic: &str, from| Stretch { topic: topic.into(), partition: 0, from, end: 100 };
+        let stretches = vec![stretch("views", 10), stretch("answers", 3)];
+        let of_read = |from_offset, next_offset, records| ReplayedRange {
+            from_offset,
+            next_offset,
+            from_ms: 1000,
+            to_ms: 2000,
+            records,
+        };
+        let old = ReplayedRange { from_ms: 1, to_ms: 2, ..of_read(2, 8, 6) };
+        let known = |id: &str| LearnedRange {
+            skipped: vec![between(1, 2, "undecodable")],
+            gaps: vec![between(0, 1, "gone")],
+            replayed: vec![old],
+            topic_id: id.to_owned(),
+            ..range("views", 0, 8, 8)
+        };
+        let overlapping = LearnedRange { topic_id: "of answers".to_owned(), ..range("answers", 0, 9, 4) };
+        let task = |views_id: &str| Task {
+            range: Range::new(&settings, 1000, 2000, 0),
+            pair_run_in_ms: None,
+            plan: Plan::new(Origin::Inputs, 1, stretches.clone(), Vec::new()),
+            topic_ids: [("views".into(), "id".to_owned()), ("answers".into(), "of answers".to_owned())]
+                .into(),
+            learned_before: Learned::default(),
+            base_inputs: vec![range("groups", 3, 7, 6), known(views_id), overlapping.clone()],
+        };
+        let reached = |next_offset, records| Reached { next_offset, stream_time_ms: None, records };
+        let replayed = Replayed { reached: vec![reached(20, 9), reached(5, 2)], outcomes: BTreeMap::new() };
+        let gap = |from| between(from, 10, "before the range that was replayed");
+        let answers = LearnedRange { samples: 6, replayed: vec![of_read(3, 5, 2)], ..overlapping.clone() };
+
+        for views_id in ["id", ""] {
+            let views = LearnedRange {
+                gaps: vec![between(0, 1, "gone"), gap(8)],
+                replayed: vec![old, of_read(10, 20, 9)],
+                next_offset: 20,
+                samples: 17,
+                ..known("id")
+            };
+            let expected = [range("groups", 3, 7, 6), views, answers.clone()];
+            assert_eq!(inputs(&task(views_id), &replayed), expected);
+        }
+        // The offsets of two topics of one name have nothing to do with each other.
+        let anew = LearnedRange {
+            gaps: vec![gap(0)],
+            replayed: vec![of_read(10, 20, 9)],
+            topic_id: "id".to_owned(),
+            ..range("views", 0, 20, 9)
+        };
+        let expected = [range("groups", 3, 7, 6), known("deleted"), anew, answers];
+        assert_eq!(inputs(&task("deleted"), &replayed), expected);
     }
 }

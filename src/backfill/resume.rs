@@ -1,9 +1,9 @@
 //! What a replay that is interrupted leaves behind, and how it goes on.
 //!
-//! Training is what takes long: its state is kept, at the end of a batch, with the number of samples that it
-//! has taken. A replay that goes on reads the same offsets and joins them again, which gives the same
-//! samples (invariant 10), and learns those that follow. So it ends with the bytes of one that was never
-//! interrupted.
+//! Training is what takes long: its state is kept, with the number of samples that it has taken and those of
+//! them that were groups of an open batch. A replay that goes on reads the same offsets of the same topics and
+//! joins them again, which gives the same samples (invariant 10); it takes the groups of that batch once more,
+//! and then those that follow. So it ends with the bytes of one that was never interrupted.
 
 use std::fs;
 use std::io;
@@ -15,11 +15,13 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::error::BackfillError;
 use super::plan::{Origin, Plan};
 use super::range::Range;
-use super::run::Task;
+use super::run::{Task, TopicIds};
+use super::sink::Learned;
 use crate::contract::v1::LearnedRange;
 use crate::kafka::reader::Stretch;
 use crate::offline::{self, Learning};
 use crate::settings::Settings;
+use crate::telemetry::REVISION;
 
 /// Name of the file beside the training state.
 const FILE: &str = "resume.json";
@@ -30,14 +32,18 @@ const FILE: &str = "resume.json";
 pub struct Progress {
     /// Version of the program.
     program: String,
+    /// The commit that it was built from, where the build was told.
+    revision: String,
     /// A hash of the settings that decide what is learned.
     settings: String,
     pub from_ms: i64,
     pub to_ms: i64,
     /// Not of samples.
     pub pair_run_in_ms: Option<i64>,
-    /// Samples that the training state has taken.
-    pub samples: u64,
+    /// Samples that the training state has taken,
+    samples: u64,
+    /// but for these groups of an open batch.
+    open: Vec<u64>,
     /// What training had begun with had learned this.
     pub base_inputs: Vec<LearnedRange>,
     source: Origin,
@@ -50,6 +56,8 @@ pub struct Progress {
 #[serde(deny_unknown_fields)]
 struct Input {
     topic: String,
+    /// The cluster's; empty where the brokers gave none.
+    topic_id: String,
     partition: i32,
     from_offset: i64,
     end_offset: i64,
@@ -57,10 +65,11 @@ struct Input {
 }
 
 impl Progress {
-    pub fn new(settings: &Settings, task: &Task, base_inputs: &[LearnedRange], samples: u64) -> Self {
-        let Task { range, pair_run_in_ms, plan, .. } = task;
+    pub fn new(settings: &Settings, task: &Task, learned: Learned) -> Self {
+        let Task { range, pair_run_in_ms, plan, topic_ids, base_inputs, .. } = task;
         let input = |(number, stretch): (usize, &Stretch)| Input {
             topic: stretch.topic.to_string(),
+            topic_id: topic_ids.get(&stretch.topic).cloned().unwrap_or_default(),
             partition: stretch.partition,
             from_offset: stretch.from,
             end_offset: stretch.end,
@@ -68,16 +77,62 @@ impl Progress {
         };
         Self {
             program: env!("CARGO_PKG_VERSION").to_owned(),
+            revision: REVISION.to_owned(),
             settings: digest(settings),
             from_ms: range.from_ms,
             to_ms: range.to_ms,
             pair_run_in_ms: *pair_run_in_ms,
-            samples,
-            base_inputs: base_inputs.to_vec(),
+            samples: learned.samples,
+            open: learned.open,
+            base_inputs: base_inputs.clone(),
             source: plan.origin,
             partitions: plan.partitions,
             inputs: plan.stretches.iter().enumerate().map(input).collect(),
         }
+    }
+
+    pub fn learned(&self) -> Learned {
+        Learned { samples: self.samples, open: self.open.clone() }
+    }
+
+    /// Refuses topics that were created anew since: their offsets are others.
+    ///
+    /// # Errors
+    /// One of them was.
+    pub fn check_topics(&self, now: &TopicIds, partial: &Path) -> Result<(), BackfillError> {
+        let is_another = |input: &&Input| {
+            let now = now.get(input.topic.as_str()).map_or("", String::as_str);
+            !input.topic_id.is_empty() && !now.is_empty() && input.topic_id != now
+        };
+        match self.inputs.iter().find(is_another) {
+            None => Ok(()),
+            Some(input) => {
+                Err(BackfillError::OtherTopic { path: partial.to_owned(), topic: input.topic.clone() })
+            }
+        }
+    }
+
+    /// What contradicts itself, and no replay has written.
+    fn problem(&self, settings: &Settings) -> Option<&'static str> {
+        let topics = self.source.topics(&settings.topics);
+        let partitions = |topic: &str| -> Vec<i32> {
+            self.inputs.iter().filter(|input| input.topic == topic).map(|input| input.partition).collect()
+        };
+        let are_of = |topic: &str, count: i32| count > 0 && partitions(topic).into_iter().eq(0..count);
+        let in_order: Vec<&str> = self.inputs.iter().map(|input| input.topic.as_str()).collect();
+        let grouped = in_order.chunk_by(|before, after| before == after).map(|topic| topic[0]);
+        let are_whole = topics.iter().enumerate().all(|(number, topic)| match self.source {
+            Origin::Samples if number != 1 => are_of(topic, partitions(topic).len() as i32),
+            _ => are_of(topic, self.partitions),
+        });
+        if !grouped.eq(topics.iter().copied()) || !are_whole {
+            return Some("it does not name all partitions of what is read");
+        }
+        let is_open = |pair: &[u64]| pair[0] < pair[1];
+        if !self.open.windows(2).all(is_open) || self.open.last().is_some_and(|last| *last > self.samples) {
+            return Some("the groups of the open batch are not among its samples");
+        }
+        None
     }
 
     /// The same range once more.
@@ -106,7 +161,7 @@ impl Progress {
     /// Reads what lies in `partial`.
     ///
     /// # Errors
-    /// Nothing lies there, or it was begun with other settings or by another version.
+    /// Nothing lies there, it is damaged, or it was begun with other settings or by another program.
     pub fn read(settings: &Settings, partial: &Path) -> Result<Self, BackfillError> {
         let path = partial.join(FILE);
         let json = match fs::read(&path) {
@@ -117,11 +172,15 @@ impl Progress {
         };
         let found: Self = serde_json::from_slice(&json)
             .map_err(|error| BackfillError::file(&path)(io::Error::other(error)))?;
-        let wanted = (env!("CARGO_PKG_VERSION"), digest(settings));
-        if (found.program.as_str(), &found.settings) != (wanted.0, &wanted.1) {
-            return Err(BackfillError::OtherSettings { path: partial.to_owned(), program: found.program });
+        let program = |version: &str, revision: &str| format!("{version} ({revision})");
+        let begun_by = program(&found.program, &found.revision);
+        if begun_by != program(env!("CARGO_PKG_VERSION"), REVISION) || found.settings != digest(settings) {
+            return Err(BackfillError::OtherSettings { path: partial.to_owned(), program: begun_by });
         }
-        Ok(found)
+        match found.problem(settings) {
+            Some(problem) => Err(BackfillError::file(&path)(io::Error::other(format!("damaged: {problem}")))),
+            None => Ok(found),
+        }
     }
 
     /// Puts the training state into `partial`, in the place of what lies there.
@@ -172,21 +231,35 @@ fn digest(settings: &Settings) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     fn task(settings: &Settings, origin: Origin) -> Task {
+        let topics = origin.topics(&settings.topics);
         let stretch = |number: i64| Stretch {
-            topic: ["a", "b"][number as usize / 2].into(),
+            topic: topics[number as usize / 2].into(),
             partition: number as i32 % 2,
             from: number,
             end: 10 * number,
         };
-        let plan = Plan::new(origin, 2, (0..4).map(stretch).collect(), vec![3]);
+        let stretches = (0..2 * topics.len() as i64).map(stretch).collect();
+        let plan = Plan::new(origin, 2, stretches, vec![3]);
+        let topic_ids = [(topics[0].into(), "first".to_owned())].into();
         let (range, pair_run_in_ms) = match origin {
             Origin::Inputs => (Range::new(settings, 10, 20, 7), Some(7)),
             Origin::Samples => (Range::of_samples(settings, 10, 20), None),
         };
-        Task { range, pair_run_in_ms, plan, learned_before: 0, base_inputs: Vec::new() }
+        let learned_before = Learned::default();
+        Task { range, pair_run_in_ms, plan, topic_ids, learned_before, base_inputs: Vec::new() }
+    }
+
+    fn seven() -> Learned {
+        Learned { samples: 7, open: vec![3, 6] }
+    }
+
+    fn put(dir: &Path, progress: &Progress) {
+        fs::write(dir.join(FILE), serde_json::to_vec(progress).expect("JSON")).expect("written");
     }
 
     #[test]
@@ -194,7 +267,8 @@ mod tests {
         let settings = Settings::default();
         for origin in [Origin::Inputs, Origin::Samples] {
             let task = task(&settings, origin);
-            let progress = Progress::new(&settings, &task, &[], 7);
+            let progress = Progress::new(&settings, &task, seven());
+            assert_eq!(progress.learned(), seven());
             let again = progress.plan();
             assert_eq!(again.stretches, task.plan.stretches);
             assert_eq!(again.sources, task.plan.sources);
@@ -210,13 +284,54 @@ mod tests {
         let nothing = Progress::read(&settings, dir.path());
         assert!(matches!(nothing, Err(BackfillError::NothingToResume { .. })));
         let base = LearnedRange { topic: "c".to_owned(), next_offset: 3, ..LearnedRange::default() };
-        let progress = Progress::new(&settings, &task(&settings, Origin::Inputs), &[base], 7);
-        fs::write(dir.path().join(FILE), serde_json::to_vec(&progress).expect("JSON")).expect("written");
-        assert_eq!(Progress::read(&settings, dir.path()).expect("the same settings"), progress);
+        for origin in [Origin::Inputs, Origin::Samples] {
+            let task = Task { base_inputs: vec![base.clone()], ..task(&settings, origin) };
+            let progress = Progress::new(&settings, &task, seven());
+            put(dir.path(), &progress);
+            assert_eq!(Progress::read(&settings, dir.path()).expect("the same settings"), progress);
+        }
+        let progress = Progress::read(&settings, dir.path()).expect("the same settings");
+        put(dir.path(), &Progress { revision: "another".to_owned(), ..progress.clone() });
+        let said = Progress::read(&settings, dir.path()).expect_err("of another build").to_string();
+        assert!(said.contains("(another)"), "{said}");
+        put(dir.path(), &progress);
         let mut other = settings;
         other.telemetry.listen = String::new();
         Progress::read(&other, dir.path()).expect("of no consequence");
         other.train.batch_groups += 1;
         assert!(matches!(Progress::read(&other, dir.path()), Err(BackfillError::OtherSettings { .. })));
+    }
+
+    #[test]
+    fn topics_that_were_created_anew_and_damaged_files_are_refused() {
+        let settings = Settings::default();
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        for origin in [Origin::Inputs, Origin::Samples] {
+            let task = task(&settings, origin);
+            let progress = Progress::new(&settings, &task, seven());
+            let topic = task.plan.stretches[0].topic.clone();
+            let with_id = |id: &str| TopicIds::from([(Arc::clone(&topic), id.to_owned())]);
+            for same in [with_id("first"), with_id(""), TopicIds::new()] {
+                progress.check_topics(&same, dir.path()).expect("the same, or not known");
+            }
+            let said =
+                progress.check_topics(&with_id("second"), dir.path()).expect_err("another").to_string();
+            assert!(said.contains(&*topic) && said.contains("--resume"), "{said}");
+
+            let mut fewer = progress.clone();
+            fewer.inputs.remove(0);
+            let mut mixed = progress.clone();
+            mixed.inputs.swap(0, 1);
+            let mut none = progress.clone();
+            none.inputs.clear();
+            let open = Progress { open: vec![8], ..progress.clone() };
+            let twice = Progress { open: vec![3, 3], ..progress.clone() };
+            let more = Progress { partitions: 3, ..progress };
+            for damaged in [fewer, mixed, none, open, twice, more] {
+                put(dir.path(), &damaged);
+                let said = Progress::read(&settings, dir.path()).expect_err("damaged").to_string();
+                assert!(said.contains("damaged"), "{said}");
+            }
+        }
     }
 }

@@ -1,7 +1,10 @@
 //! From the range to what it gives.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -15,10 +18,11 @@ use super::range::Range;
 use super::replay::Replay;
 use super::resume::{self, Progress};
 use super::samples::Stored;
-use super::sink::{Outlets, SampleFile, Sink};
+use super::sink::{Learned, Outlets, SampleFile, Sink};
 use super::time::{Moment, Shown};
 use super::watch::Watch;
 use crate::contract::v1::LearnedRange;
+use crate::kafka::reader::LogReader;
 use crate::model::Dtype;
 use crate::offline::{self, Begun, Initial, Learning};
 use crate::publish::page_reader::PageReader;
@@ -29,6 +33,11 @@ use crate::telemetry::events::{BackfillBegins, BackfillEvicted};
 
 /// Stands for the samples in messages: they come from no file.
 const SAMPLES: &str = "backfill";
+/// How long one question to the brokers may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// The cluster's ids of topics; empty where the brokers give none.
+pub type TopicIds = BTreeMap<Arc<str>, String>;
 
 /// What is replayed, and what of it was learned before.
 pub struct Task {
@@ -36,7 +45,8 @@ pub struct Task {
     /// Not of samples.
     pub pair_run_in_ms: Option<i64>,
     pub plan: Plan,
-    pub learned_before: u64,
+    pub topic_ids: TopicIds,
+    pub learned_before: Learned,
     /// What the model that training goes on from had learned.
     pub base_inputs: Vec<LearnedRange>,
 }
@@ -58,26 +68,37 @@ impl Task {
             }
         };
         let plan = plan(settings, args.source, &range, args.accept_gap)?;
-        Ok(Self { range, pair_run_in_ms, plan, learned_before: 0, base_inputs: Vec::new() })
+        let topic_ids = topic_ids(settings, &plan)?;
+        let learned_before = Learned::default();
+        Ok(Self { range, pair_run_in_ms, plan, topic_ids, learned_before, base_inputs: Vec::new() })
     }
 
     fn again(settings: &Settings, partial: &Path) -> Result<Self, BackfillError> {
         let progress = Progress::read(settings, partial)?;
+        let plan = progress.plan();
+        let topic_ids = topic_ids(settings, &plan)?;
+        progress.check_topics(&topic_ids, partial)?;
         Ok(Self {
             range: progress.range(settings),
             pair_run_in_ms: progress.pair_run_in_ms,
-            plan: progress.plan(),
-            learned_before: progress.samples,
+            plan,
+            topic_ids,
+            learned_before: progress.learned(),
             base_inputs: progress.base_inputs,
         })
     }
 }
 
-/// What a replay came to.
-struct Done {
-    account: Account,
-    /// The version of the replay's model.
-    version: Option<u64>,
+fn topic_ids(settings: &Settings, plan: &Plan) -> Result<TopicIds, BackfillError> {
+    let reader = LogReader::new(&settings.kafka, "backfill inputs")?;
+    let mut ids = TopicIds::new();
+    for stretch in &plan.stretches {
+        if !ids.contains_key(&stretch.topic) {
+            let id = reader.topic_id(&stretch.topic, ANSWER_WITHIN)?;
+            ids.insert(Arc::clone(&stretch.topic), id.unwrap_or_default());
+        }
+    }
+    Ok(ids)
 }
 
 /// Replays the range that `args` name and gives what is asked for; when `stop` comes first, only what
@@ -85,8 +106,34 @@ struct Done {
 ///
 /// # Errors
 /// Whatever keeps the range from being replayed whole: then there is no output, but for pairs that a
-/// topic has already.
+/// topic has already, what `--resume` goes on from, and what was whole before.
 pub fn run(settings: &Settings, args: &Args, stop: &StopToken) -> Result<(), BackfillError> {
+    let partial = args.output.as_deref().map(resume::partial);
+    let resumed = partial.as_deref().filter(|_| args.resume);
+    let replayed = replay(settings, args, partial.as_deref(), stop);
+    match (replayed, resumed) {
+        (Ok(said), resumed) => {
+            resumed.map_or(Ok(()), resume::remove)?;
+            // All is written: a reader of this that has gone away takes nothing from it.
+            let _ = writeln!(io::stdout(), "{said}");
+            Ok(())
+        }
+        (Err(error @ BackfillError::NotKept { .. }), _) => Err(error),
+        // What was there before is there still, where nothing new has come.
+        (Err(error), Some(path)) if error.is_interrupted() && path.exists() => {
+            Err(BackfillError::Resumable { path: path.to_owned() })
+        }
+        (Err(error), _) => Err(error),
+    }
+}
+
+/// What is to be said at the end.
+fn replay(
+    settings: &Settings,
+    args: &Args,
+    partial: Option<&Path>,
+    stop: &StopToken,
+) -> Result<String, BackfillError> {
     if let Some(dir) = &args.output {
         offline::check_free(dir)?;
     }
@@ -97,8 +144,7 @@ pub fn run(settings: &Settings, args: &Args, stop: &StopToken) -> Result<(), Bac
     let publication =
         publication.map(|run| Publication::new(settings, run.as_deref(), Timestamp::now())).transpose()?;
     let samples = args.samples.as_deref().map(SampleFile::create).transpose()?;
-    let partial = args.output.as_deref().map(resume::partial);
-    let resumed = partial.as_deref().filter(|_| args.resume);
+    let resumed = partial.filter(|_| args.resume);
     let mut task = match resumed {
         Some(partial) => Task::again(settings, partial)?,
         None => Task::new(settings, args)?,
@@ -111,30 +157,30 @@ pub fn run(settings: &Settings, args: &Args, stop: &StopToken) -> Result<(), Bac
     }
     let learning = begun.map(|begun| Learning::new(settings, begun, Path::new(SAMPLES)));
     if let Some(publication) = &publication {
-        publication.prepare(stop)?;
+        publication.check(stop)?;
     }
     let partitions = task.plan.partitions;
     let open = |topic| PairsTopic::open(settings, topic, partitions, args.resume, stop);
     let pairs = args.pairs_topic.as_deref().map(open).transpose()?;
-    let mut sink = Sink::new(task.range, Outlets { samples, learning, pairs }, task.learned_before);
-    match replay(settings, &task, &mut sink, publication.as_ref(), stop) {
-        Ok(done) => {
-            write(settings, args, sink, publication.as_ref(), &done)?;
-            resumed.map_or(Ok(()), resume::remove)
-        }
-        Err(error) => Err(leave(settings, &task, sink, partial.as_deref(), error)),
+    if let Some(publication) = &publication {
+        publication.prepare(stop)?;
     }
+    let outlets = Outlets { samples, learning, pairs };
+    let mut sink = Sink::new(task.range, outlets, task.learned_before.clone());
+    let publication = publication.as_ref();
+    let replayed = read(settings, &task, &mut sink, stop)
+        .and_then(|replayed| write(settings, args, &task, &replayed, &mut sink, publication, stop));
+    replayed.map_err(|error| leave(settings, &task, sink, args.output.as_deref(), error))
 }
 
-/// From the first record to the last, what is open then, and the version.
-fn replay(
+/// From the first record to the last, and what is open then.
+fn read(
     settings: &Settings,
     task: &Task,
     sink: &mut Sink,
-    publication: Option<&Publication>,
     stop: &StopToken,
-) -> Result<Done, BackfillError> {
-    let Task { range, pair_run_in_ms, plan, .. } = task;
+) -> Result<Replayed, BackfillError> {
+    let Task { range, plan, .. } = task;
     BackfillBegins {
         from: &Shown(range.from_ms),
         to: &Shown(range.to_ms),
@@ -148,20 +194,7 @@ fn replay(
         Origin::Samples => stored(settings, task, sink, stop)?,
     };
     sink.finish()?;
-    let named = publication.and_then(Publication::named);
-    let account = Account::new(range, *pair_run_in_ms, named, plan, &replayed, sink.given());
-    if account.evicted() > 0 {
-        BackfillEvicted { records: account.evicted() }.emit();
-    }
-    let version = match (publication, &sink.outlets.learning) {
-        (Some(publication), Some(learning)) => {
-            let published = publication::inputs(settings, &task.base_inputs, plan, &replayed)
-                .and_then(|inputs| publication.publish(learning, &inputs, stop));
-            Some(published.map_err(|error| BackfillError::NotPublished(Box::new(error)))?)
-        }
-        _ => None,
-    };
-    Ok(Done { account, version })
+    Ok(replayed)
 }
 
 fn joined(
@@ -190,36 +223,39 @@ fn stored(
     replayed.map(|()| stored.replayed())
 }
 
-/// Keeps what an interrupted replay has learned, if it can go on from there, and also what one has learned
-/// that could not be published. The error that says so.
+/// Keeps what was learned, if a replay could go on from there. The error that says so.
 fn leave(
     settings: &Settings,
     task: &Task,
-    sink: Sink,
-    partial: Option<&Path>,
+    mut sink: Sink,
+    output: Option<&Path>,
     error: BackfillError,
 ) -> BackfillError {
-    let is_kept = error.is_interrupted() || matches!(error, BackfillError::NotPublished(_));
-    if let (true, Some(partial), Some(learning)) = (is_kept, partial, &sink.outlets.learning)
-        && sink.is_at_rest()
+    // A disk that is full may have room without them.
+    drop(sink.outlets.samples.take());
+    if let (true, Some(output), Some(learning)) =
+        (error.leaves_what_was_learned(), output, &sink.outlets.learning)
         && learning.trainer().steps() > 0
     {
-        let progress = Progress::new(settings, task, &task.base_inputs, sink.learned());
-        return match (progress.write(settings, learning, partial), error) {
-            (Err(error), _) => error,
-            (Ok(()), BackfillError::NotPublished(reason)) if !reason.is_interrupted() => {
-                BackfillError::Kept { reason, path: partial.to_owned() }
-            }
-            (Ok(()), _) => BackfillError::Resumable { path: partial.to_owned() },
+        let (path, reason) = (resume::partial(output), Box::new(error));
+        let kept = Progress::new(settings, task, sink.learned()).write(settings, learning, &path);
+        // The folder was there before its version was to be.
+        let is_written = matches!(*reason, BackfillError::NotPublished(_));
+        return match kept.and_then(|()| if is_written { resume::remove(output) } else { Ok(()) }) {
+            Err(why) => BackfillError::NotKept { reason, why: Box::new(why) },
+            Ok(()) if reason.is_interrupted() => BackfillError::Resumable { path },
+            Ok(()) => BackfillError::Kept { reason, path },
         };
     }
     match sink.outlets.pairs {
         // What was resumed can be resumed once more.
-        Some(pairs) if pairs.there() > 0 && task.learned_before == 0 => BackfillError::PairsLeft {
-            reason: Box::new(error),
-            topic: pairs.topic().to_owned(),
-            pairs: pairs.there(),
-        },
+        Some(pairs) if pairs.there() > 0 && task.learned_before == Learned::default() => {
+            BackfillError::PairsLeft {
+                reason: Box::new(error),
+                topic: pairs.topic().to_owned(),
+                pairs: pairs.there(),
+            }
+        }
         _ => error,
     }
 }
@@ -261,35 +297,45 @@ fn begin_from_version(
     Ok(offline::take_up(settings, &initial, tensors, Some(&**manifest), dtype)?)
 }
 
+/// The files, and at last the version: what lies in Kafka cannot be taken back.
 fn write(
     settings: &Settings,
     args: &Args,
-    sink: Sink,
+    task: &Task,
+    replayed: &Replayed,
+    sink: &mut Sink,
     publication: Option<&Publication>,
-    done: &Done,
-) -> Result<(), BackfillError> {
-    let json = done.account.to_json();
-    let mut lines = done.account.table().to_string();
-    let Outlets { samples, learning, pairs } = sink.outlets;
-    if let Some(learning) = &learning {
+    stop: &StopToken,
+) -> Result<String, BackfillError> {
+    let Task { range, pair_run_in_ms, plan, .. } = task;
+    let named = publication.and_then(Publication::named);
+    let account = Account::new(range, *pair_run_in_ms, named, plan, replayed, sink.given());
+    if account.evicted() > 0 {
+        BackfillEvicted { records: account.evicted() }.emit();
+    }
+    let json = account.to_json();
+    let mut lines = account.table().to_string();
+    let Outlets { samples, learning, pairs } = &mut sink.outlets;
+    if let Some(learning) = learning {
         lines += &format!("\n{}", learning.summary().table(learning.trainer()));
+    }
+    if let (Some(path), Some(file)) = (&args.samples, samples.take()) {
+        file.finish(&json)?;
+        lines += &format!("\n{}", path.display());
     }
     if let (Some(dir), Some(learning)) = (&args.output, &learning) {
         offline::write(settings, learning, dir, &[(account::FILE, json.as_bytes())])?;
         lines += &format!("\n{}", dir.display());
     }
-    if let (Some(path), Some(file)) = (&args.samples, samples) {
-        file.finish(&json)?;
-        lines += &format!("\n{}", path.display());
-    }
     if let Some(pairs) = pairs {
         lines += &format!("\n{} pairs in topic '{}'", pairs.there(), pairs.topic());
     }
-    if let (Some(publication), Some(version)) = (publication, done.version) {
+    if let (Some(publication), Some(learning)) = (publication, learning) {
+        let inputs = publication::inputs(task, replayed);
+        let published = publication.publish(learning, &inputs, stop);
+        let version = published.map_err(|error| BackfillError::NotPublished(Box::new(error)))?;
         let model = publication.model();
         lines += &format!("\nversion {version} of model '{model}' (--set model.name={model})");
     }
-    // All is written: a reader of this that has gone away takes nothing from it.
-    let _ = writeln!(io::stdout(), "{lines}");
-    Ok(())
+    Ok(lines)
 }

@@ -41,34 +41,43 @@ pub struct Sink {
     pub outlets: Outlets,
     /// Samples of the range so far.
     delivered: u64,
-    /// Samples that were learned before this replay began.
-    learned_before: u64,
-    /// No batch is open.
-    is_at_rest: bool,
+    learned_before: Learned,
+    /// The groups of the open batch, by the numbers of their samples.
+    open: Vec<u64>,
+}
+
+/// Which samples of a range a training state has taken, counted from 1.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Learned {
+    /// All up to this one,
+    pub samples: u64,
+    /// but for these: groups of a batch that was open. They are there to be taken again.
+    pub open: Vec<u64>,
 }
 
 impl Sink {
-    /// `learned_before`: samples at the beginning that `learning` has taken already.
-    pub fn new(range: Range, outlets: Outlets, learned_before: u64) -> Self {
+    /// `learned_before`: what `learning` has taken already.
+    pub fn new(range: Range, outlets: Outlets, learned_before: Learned) -> Self {
         Self {
             range,
             given: Given::default(),
             is_label_given: false,
             outlets,
             delivered: 0,
+            open: learned_before.open.clone(),
             learned_before,
-            is_at_rest: true,
         }
     }
 
-    /// Whether training could go on from the samples that have been delivered: no batch is open.
+    /// Whether this is a good place to stop: nothing that was taken since the beginning has to be taken
+    /// again.
     pub fn is_at_rest(&self) -> bool {
-        self.is_at_rest
+        self.open.is_empty() || self.delivered <= self.learned_before.samples
     }
 
-    /// Samples that the training state has taken.
-    pub fn learned(&self) -> u64 {
-        self.delivered.max(self.learned_before)
+    /// What the training state has taken.
+    pub fn learned(&self) -> Learned {
+        Learned { samples: self.delivered.max(self.learned_before.samples), open: self.open.clone() }
     }
 
     pub fn given(&self) -> Given {
@@ -109,11 +118,10 @@ impl Sink {
     /// As [`take`](Self::take).
     pub fn pair(&mut self, partition: i32, output: &Output) -> Result<(), BackfillError> {
         self.given.pairs += 1;
-        if let Some(pairs) = &mut self.outlets.pairs {
-            pairs.take(partition, output)?;
-        }
+        // Encoded once for both.
+        let written = self.outlets.pairs.as_mut().map(|pairs| pairs.take(partition, output)).transpose()?;
         if self.wants_samples() {
-            let payload = output.payload().unwrap_or_default();
+            let payload = written.unwrap_or_else(|| output.payload()).unwrap_or_default();
             self.deliver(Kind::PreferencePair(PreferencePair::decode(payload)?))?;
         }
         Ok(())
@@ -138,9 +146,13 @@ impl Sink {
     /// As [`take`](Self::take); or nothing has come of it.
     pub fn finish(&mut self) -> Result<(), BackfillError> {
         if let Some(learning) = &mut self.outlets.learning {
+            let learned = self.learned_before.samples;
+            if self.delivered < learned {
+                return Err(BackfillError::FewerSamples { learned, found: self.delivered });
+            }
             learning.finish()?;
-            self.is_at_rest = true;
-            if learning.summary().is_empty() && self.learned_before == 0 {
+            self.open.clear();
+            if learning.summary().is_empty() && learned == 0 {
                 return Err(BackfillError::NothingLearned);
             }
         }
@@ -157,12 +169,24 @@ impl Sink {
             file.writer.write(&sample)?;
         }
         self.delivered += 1;
-        if let Some(learning) =
-            self.outlets.learning.as_mut().filter(|_| self.delivered > self.learned_before)
-        {
-            let opens_batch = matches!(sample.sample, Some(Kind::BehaviorGroup(_)));
-            let has_stepped = learning.take(sample)?;
-            self.is_at_rest = has_stepped || (self.is_at_rest && !opens_batch);
+        self.learn(sample)
+    }
+
+    fn learn(&mut self, sample: Sample) -> Result<(), BackfillError> {
+        let (number, before) = (self.delivered, &self.learned_before);
+        let is_new = number > before.samples;
+        let Some(learning) = &mut self.outlets.learning else { return Ok(()) };
+        if !is_new && before.open.binary_search(&number).is_err() {
+            return Ok(());
+        }
+        let is_group = matches!(sample.sample, Some(Kind::BehaviorGroup(_)));
+        if !is_new && !is_group {
+            return Err(BackfillError::OtherSample { number });
+        }
+        if learning.take(sample)? {
+            self.open.clear();
+        } else if is_new && is_group {
+            self.open.push(number);
         }
         Ok(())
     }
@@ -195,12 +219,13 @@ impl SampleFile {
     pub fn finish(self, account: &str) -> Result<(), BackfillError> {
         self.writer.finish()?;
         let beside = account_path(&self.path);
-        let written = temporary(&beside, ".json").and_then(|mut file| {
+        let file = temporary(&beside, ".json").and_then(|mut file| {
             io::Write::write_all(&mut file, account.as_bytes())?;
-            place(file, &beside)
+            Ok(file)
         });
-        written.map_err(BackfillError::file(&beside))?;
-        place(self.temporary, &self.path).map_err(BackfillError::file(&self.path))
+        let file = file.map_err(BackfillError::file(&beside))?;
+        place(self.temporary, &self.path).map_err(BackfillError::file(&self.path))?;
+        place(file, &beside).map_err(BackfillError::file(&beside))
     }
 }
 
@@ -222,4 +247,102 @@ fn temporary(beside: &Path, suffix: &str) -> io::Result<NamedTempFile> {
 fn place(file: NamedTempFile, path: &Path) -> io::Result<()> {
     file.as_file().sync_all()?;
     file.persist(path).map(|_| ()).map_err(|error| error.error)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+    use crate::offline;
+    use crate::settings::{Dpo, Settings};
+    use crate::train::Trainer;
+    use crate::train::tests::{checkpoint, group, pair, settings};
+
+    const GROUPS: u64 = 30;
+
+    fn small() -> Settings {
+        let mut settings = settings(Dpo::Live);
+        settings.train.batch_groups = 4;
+        settings.train.reservoir_pairs = 32;
+        settings
+    }
+
+    fn sink(settings: &Settings, trainer: Trainer, learned_before: Learned) -> Sink {
+        let begun = offline::Begun { trainer, event_time_watermark_ms: 0, inputs: Vec::new() };
+        let learning = offline::Learning::new(settings, begun, Path::new("test"));
+        let outlets = Outlets { learning: Some(learning), ..Outlets::default() };
+        Sink::new(Range::new(settings, i64::MIN, i64::MAX, 0), outlets, learned_before)
+    }
+
+    fn trainer(sink: &Sink) -> &Trainer {
+        sink.outlets.learning.as_ref().expect("it learns").trainer()
+    }
+
+    /// Three pairs before each group.
+    fn give(sink: &mut Sink, samples: std::ops::Range<u64>) {
+        for number in samples {
+            let given = match number % 4 {
+                3 => {
+                    let group = group(number / 4).encode_to_vec();
+                    sink.group(&Output::stored(OutputKind::BehaviorGroup, None, Some(group.into())))
+                }
+                pair_of_three => {
+                    let pair = pair(number / 4 * 3 + pair_of_three).encode_to_vec();
+                    sink.pair(0, &Output::stored(OutputKind::PreferencePair, None, Some(pair.into())))
+                }
+            };
+            given.expect("taken");
+        }
+    }
+
+    #[test]
+    fn invariant_10_an_interruption_in_the_middle_of_a_batch_changes_nothing() {
+        let settings = small();
+        let new = || Trainer::new(&settings).expect("a CPU");
+        let mut whole = sink(&settings, new(), Learned::default());
+        give(&mut whole, 0..4 * GROUPS);
+        whole.finish().expect("learned");
+        let seed: u64 = rand::random();
+        println!("seed {seed}");
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        // The third group of the third batch has come; then anywhere.
+        let mut places = vec![44];
+        places.extend((0..5).map(|_| random.random_range(0..=4 * GROUPS)));
+        for place in places {
+            let mut first = sink(&settings, new(), Learned::default());
+            give(&mut first, 0..place);
+            let learned = first.learned();
+            assert_eq!(learned.open.len() as u64, place / 4 % 4, "{place}");
+            let kept = checkpoint(trainer(&first));
+            let restore = || Trainer::restore(&settings, kept.clone()).expect("it fits");
+            // Once more, before it has come to where the first ended.
+            let mut second = sink(&settings, restore(), learned.clone());
+            give(&mut second, 0..place / 2);
+            assert_eq!(second.learned(), learned);
+            assert!(second.is_at_rest());
+            let mut third = sink(&settings, restore(), second.learned());
+            give(&mut third, 0..4 * GROUPS);
+            third.finish().expect("learned");
+            assert!(checkpoint(trainer(&third)) == checkpoint(trainer(&whole)), "interrupted at {place}");
+        }
+    }
+
+    #[test]
+    fn a_range_that_gives_other_samples_than_before_is_not_gone_on_with() {
+        let settings = small();
+        let mut first = sink(&settings, Trainer::new(&settings).expect("a CPU"), Learned::default());
+        give(&mut first, 0..44);
+        let kept = checkpoint(trainer(&first));
+        let restore = || Trainer::restore(&settings, kept.clone()).expect("it fits");
+        let mut fewer = sink(&settings, restore(), first.learned());
+        give(&mut fewer, 0..43);
+        assert!(matches!(fewer.finish(), Err(BackfillError::FewerSamples { learned: 44, found: 43 })));
+        let mut shifted = sink(&settings, restore(), first.learned());
+        give(&mut shifted, 1..36);
+        let pair = pair(0).encode_to_vec();
+        let pair = Output::stored(OutputKind::PreferencePair, None, Some(pair.into()));
+        assert!(matches!(shifted.pair(0, &pair), Err(BackfillError::OtherSample { number: 36 })));
+    }
 }

@@ -105,6 +105,8 @@ pub enum PublishError {
          fewer pages"
     )]
     ManifestTooLarge { version: u64, bytes: u64, pages: usize, page_bytes: usize, topic: String, limit: u64 },
+    #[error("the thread that owns the model cannot start: {0}")]
+    Thread(std::io::Error),
     #[error("{}: another follower keeps this folder; give each its own", path.display())]
     FolderTaken { path: PathBuf },
     #[error("{}: {source}", path.display())]

@@ -61,11 +61,13 @@ pub(crate) fn publish_first(
     let (publishing, is_over) = bounded::<()>(0);
     thread::scope(|scope| {
         // The membership has to be served; without it the brokers refuse the version.
-        scope.spawn(|| {
+        let serve = || {
             while is_over.try_recv() == Err(TryRecvError::Empty) {
                 let Ok(Owned::Yes) = ownership.poll(SLICE) else { break };
             }
-        });
+        };
+        let thread = thread::Builder::new().name("model owner".to_owned());
+        thread.spawn_scoped(scope, serve).map_err(PublishError::Thread)?;
         let published = publish_owned(settings, candidate, &ownership, stop);
         drop(publishing);
         published

@@ -16,6 +16,7 @@ mod recorder;
 pub(crate) mod state;
 mod status;
 
+pub(crate) use build::REVISION;
 pub(crate) use http::serve;
 pub(crate) use logging::init_logging;
 pub(crate) use progress::Progress;

@@ -157,6 +157,7 @@ impl Progress {
             skipped: std::mem::take(&mut position.skipped),
             gaps: std::mem::take(&mut position.gaps),
             topic_id: position.topic_id.clone().unwrap_or_default(),
+            replayed: Vec::new(),
         };
         self.positions.iter_mut().map(cut).collect()
     }

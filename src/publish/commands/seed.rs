@@ -16,7 +16,7 @@ use crate::publish::pages::sha256;
 use crate::publish::{Candidate, TRAINING_PREFIX, empty_registry, files, manifest, publish_first};
 use crate::settings::Settings;
 use crate::supervise::StopToken;
-use crate::train::RESERVOIR_SOURCES;
+use crate::train::{RESERVOIR_SOURCES, Trainer};
 
 /// How long one question to the brokers may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -68,6 +68,7 @@ pub fn seed(
     let (described, mut tensors) = read(settings, &args.dir)?;
     // The pairs that wait there come from other logs than those that its trainer reads.
     tensors.retain(|tensor| tensor.name != RESERVOIR_SOURCES);
+    check_trainer(settings, &args.dir, &tensors)?;
     empty_registry(settings, stop)?;
     let candidate = Candidate {
         kind: VersionKind::Checkpoint,
@@ -97,9 +98,13 @@ fn read(settings: &Settings, dir: &Path) -> Result<(v1::Manifest, Vec<HostTensor
         let remedy = "`easq model export` leaves it out without --checkpoint, and a follower does always";
         return Err(refused(format!("it has no training state ({}): {remedy}", files::TRAINING)));
     }
+    let is_there = |named: &&v1::Tensor| tensors.iter().any(|tensor| tensor.name == named.name);
+    if let Some(missing) = described.tensors.iter().find(|named| !is_there(named)) {
+        return Err(refused(format!("tensor '{}' of its {} is missing", missing.name, files::MANIFEST)));
+    }
     for tensor in &tensors {
         let named = described.tensors.iter().find(|named| named.name == tensor.name);
-        if named.is_none_or(|named| sha256(&tensor.data)[..] != named.sha256[..]) {
+        if !named.is_some_and(|named| is_described(tensor, named)) {
             return Err(refused(format!("tensor '{}' is not that of its {}", tensor.name, files::MANIFEST)));
         }
         if !tensor.is_finite() {
@@ -107,6 +112,25 @@ fn read(settings: &Settings, dir: &Path) -> Result<(v1::Manifest, Vec<HostTensor
         }
     }
     Ok((described, tensors))
+}
+
+fn is_described(tensor: &HostTensor, named: &v1::Tensor) -> bool {
+    tensor.dtype.as_str() == named.dtype
+        && tensor.shape.iter().map(|&size| size as u64).eq(named.shape.iter().copied())
+        && sha256(&tensor.data)[..] == named.sha256[..]
+}
+
+/// Whether a trainer can go on from what would be published.
+fn check_trainer(settings: &Settings, dir: &Path, tensors: &[HostTensor]) -> Result<(), CommandError> {
+    let refused = |reason: String| CommandError::NoSeed { path: dir.to_owned(), reason };
+    let backbone = files::read_backbone(settings);
+    let backbone = backbone.map_err(PublishError::file(Path::new(&settings.model.backbone)))?;
+    let unfit = |reason: &dyn std::fmt::Display| refused(format!("no trainer can go on from it: {reason}"));
+    let trainer = Trainer::restore(settings, tensors.iter().cloned()).map_err(|error| unfit(&error))?;
+    if let Some(backbone) = backbone {
+        trainer.check_backbone(backbone).map_err(|error| unfit(&error))?;
+    }
+    Ok(())
 }
 
 /// Where the lineage begins in the two topics that a trainer reads.
