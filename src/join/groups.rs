@@ -371,27 +371,6 @@ mod tests {
         }
     }
 
-    fn resident_bytes() -> usize {
-        let pages = std::fs::read_to_string("/proc/self/statm").expect("Linux tells it");
-        let pages: usize = pages.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("a number");
-        pages * 4096
-    }
-
-    /// They are so many that what other tests of this process take beside them is little.
-    #[test]
-    fn invariant_12_the_bytes_of_groups_are_what_they_take_of_memory() {
-        let config = config();
-        let mut groups = Groups::new(&config);
-        let before = resident_bytes();
-        for number in 0..300_000 {
-            let view = keyed(&config, "user", &format!("request-{number}"), 0);
-            assert_eq!(groups.admit(number, &view, 7), Admission::Admitted);
-        }
-        let (took, said) = (resident_bytes() - before, groups.bytes());
-        println!("300,000 groups of one view: {took} bytes, of which are counted {said}");
-        assert!((took * 2 / 3..took * 3 / 2).contains(&said), "{said} counted, {took} taken");
-    }
-
     /// Ids of up to 128 bytes, and more members than have marks.
     #[test]
     fn a_group_knows_its_views_again_whatever_their_number_and_the_length_of_their_ids() {
