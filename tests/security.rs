@@ -359,7 +359,8 @@ fn who_is_not_let_in_ends_with_the_reason_and_without_the_password() {
     }
     let ranker = as_user(&line, "ranker", Proof::Scram);
     let last = refused(&ranker, &SecureKafka::password("ranker"));
-    assert!(last.contains("grant the rights"), "{last}");
+    // Of joiner and trainer the one that was refused first speaks.
+    assert!(last.contains("grant the rights") || last.contains("grant Read"), "{last}");
 }
 
 #[test]

@@ -34,6 +34,8 @@ const INIT_SLICE: Duration = Duration::from_secs(1);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause before a retriable call is made again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// Of a refusal by the brokers.
+const REMEDY: &str = "; grant the rights (Write on the transactional id) or correct the credentials";
 /// How long a full queue is served before the record is offered again.
 const QUEUE_POLL: Duration = Duration::from_millis(5);
 
@@ -314,7 +316,8 @@ impl TransactionalProducer {
             Err(KafkaError::Transaction(error)) => error,
             Err(other) => return Err(self.fatal(call, other.to_string())),
         };
-        let reason = format!("{} ({})", error.string(), error.name());
+        let remedy = if is_access_refused(error.code()) { REMEDY } else { "" };
+        let reason = format!("{} ({}){remedy}", error.string(), error.name());
         match Facts::of(&error).verdict() {
             Verdict::Over => Err(self.ended(call, error.code(), reason)),
             Verdict::Abort if is_of_group(error.code()) => {
