@@ -35,7 +35,8 @@
 //!    Exactly zero, not small.
 //! 7. **A version knows what it learned.** It names the next offset of each input partition. Along
 //!    `parent` every record below that was learned once, waits in the label reservoir, or is named
-//!    as skipped, with the reason, or as in a gap.
+//!    as skipped, with the reason, or as in a gap. A version of a replay, which goes by event time,
+//!    names what was read and the range of event time instead.
 //! 8. **Visible only when whole.** Pages and manifest commit together; a follower checks length
 //!    and SHA-256 of all it loads, and keeps what it has when anything is off.
 //! 9. **One writer per key.** One trainer per model; the trainer alone writes manifests and

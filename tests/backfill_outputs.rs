@@ -468,20 +468,10 @@ fn no_topic_of_the_service_and_none_of_another_shape_is_written_to() {
     let before = state(&run.line);
     let settings = run.line.settings();
     let (topics, model) = (&settings.topics, &settings.model.name);
-    for topic in [
-        &topics.behavior,
-        &topics.responses,
-        &topics.labelled_views,
-        &topics.preference_pairs,
-        &topics.behavior_groups,
-        &topics.late,
-        &topics.dead_letters,
-        &topics.model(model),
-        &topics.registry(model),
-        &topics.registry("another"),
-        "__consumer_offsets",
-        "no topic",
-    ] {
+    let of_models = [topics.model(model), topics.registry(model), topics.registry("another")];
+    let of_the_service = topics.partitioned().map(|(_, topic)| topic);
+    let others = of_models.iter().map(String::as_str).chain(["__consumer_offsets", "no topic"]);
+    for topic in of_the_service.into_iter().chain(others) {
         let says = refused(&run.line, run.range, &["--pairs-topic", topic], 2);
         assert!(says.contains(topic) && says.contains("--pairs-topic"), "{says}");
     }

@@ -29,7 +29,7 @@ impl Daemon {
     fn start(line: &Line, dir: &Path) -> Self {
         let dir = dir.to_str().expect("a path in UTF-8");
         let mut process = line.start(&["follow", "--dir", dir, "--keep", "2", "--listen", "127.0.0.1:0"]);
-        process.wait_for_output("serving /healthz, /readyz and /metrics", DEADLINE);
+        process.wait_for_output("serving /healthz", DEADLINE);
         let address = process.address();
         Self { process, address }
     }

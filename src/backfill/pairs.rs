@@ -55,16 +55,7 @@ pub fn check_name(settings: &Settings, topic: &str) -> Result<(), BackfillError>
         return refused(format!("a topic has {rule}"));
     }
     let topics = &settings.topics;
-    let named = [
-        ("topics.behavior", &topics.behavior),
-        ("topics.responses", &topics.responses),
-        ("topics.labelled_views", &topics.labelled_views),
-        ("topics.preference_pairs", &topics.preference_pairs),
-        ("topics.behavior_groups", &topics.behavior_groups),
-        ("topics.late", &topics.late),
-        ("topics.dead_letters", &topics.dead_letters),
-    ];
-    if let Some((key, _)) = named.iter().find(|(_, name)| *name == topic) {
+    if let Some((key, _)) = topics.partitioned().iter().find(|(_, name)| *name == topic) {
         return refused(format!("it is a topic of the service ({key}), and a replay leaves that alone"));
     }
     let prefixes =

@@ -182,16 +182,7 @@ fn start_embedded(settings: &mut Settings, world: &WorldConfig) -> Result<Broker
     let partitions = world.views.saturating_mul(VIEW_BYTES).div_ceil(PARTITION_BYTES).max(4);
     let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
     let topics = &settings.topics;
-    let streams = [
-        &topics.behavior,
-        &topics.responses,
-        &topics.labelled_views,
-        &topics.preference_pairs,
-        &topics.behavior_groups,
-        &topics.late,
-        &topics.dead_letters,
-    ];
-    for topic in streams {
+    for (_, topic) in topics.partitioned() {
         broker.create_topic(topic, partitions)?;
     }
     broker.create_topic(&topics.model(&settings.model.name), 1)?;

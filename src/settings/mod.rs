@@ -90,6 +90,19 @@ pub struct Topics {
 }
 
 impl Topics {
+    /// The topics with the partitions of the inputs, both of them first, each with its key in the settings.
+    pub fn partitioned(&self) -> [(&'static str, &str); 7] {
+        [
+            ("topics.behavior", &self.behavior),
+            ("topics.responses", &self.responses),
+            ("topics.labelled_views", &self.labelled_views),
+            ("topics.preference_pairs", &self.preference_pairs),
+            ("topics.behavior_groups", &self.behavior_groups),
+            ("topics.late", &self.late),
+            ("topics.dead_letters", &self.dead_letters),
+        ]
+    }
+
     /// The topic of a model's pages.
     pub fn model(&self, model: &str) -> String {
         format!("{}.{model}", self.model_prefix)

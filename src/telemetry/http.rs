@@ -74,7 +74,7 @@ pub async fn serve(
     let listener =
         TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
     let address = listener.local_addr().unwrap_or(address);
-    tracing::info!(%address, "serving /healthz, /readyz and /metrics, and /status");
+    tracing::info!(%address, "serving /healthz, /readyz, /status and /metrics");
     let router = router(Shared { metrics, state: state().clone(), draining });
     tokio::select! {
         () = accept(listener, router, CONNECTION_TIMEOUT, stop.clone()) => {}

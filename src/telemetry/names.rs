@@ -52,7 +52,7 @@ table! {
     BUILD_INFO "easq_build_info" Gauge ["version", "revision", "libtorch"]
         "Always 1; the version of the program, the commit (unknown where the build was not told) and the libtorch it was built with.";
     READY "easq_ready" Gauge ["role"]
-        "1 while a role of this process (joiner, trainer or follower) is ready, as /readyz says it, else 0.";
+        "1 while a role of this process (joiner, trainer or follower) is ready, else 0; a drain, for which /readyz says 503, changes nothing here.";
 
     JOIN_RECORDS "easq_join_records_total" Counter ["topic", "partition", "outcome"]
         "Committed input records since the group began, by final outcome; only partitions owned by this process.";

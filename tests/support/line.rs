@@ -84,15 +84,7 @@ impl Line {
         let kafka = &self.kafka;
         let settings = self.settings();
         let topics = &settings.topics;
-        for topic in [
-            &topics.behavior,
-            &topics.responses,
-            &topics.labelled_views,
-            &topics.preference_pairs,
-            &topics.behavior_groups,
-            &topics.late,
-            &topics.dead_letters,
-        ] {
+        for (_, topic) in topics.partitioned() {
             kafka.create_topic(topic, partitions);
         }
         let model = &settings.model.name;

@@ -37,17 +37,10 @@ fn is_host_and_port(server: &str) -> bool {
 pub(super) fn topics(settings: &Settings, findings: &mut Findings) {
     let topics = &settings.topics;
     let model = &settings.model.name;
-    let named = [
-        ("topics.behavior", topics.behavior.clone()),
-        ("topics.responses", topics.responses.clone()),
-        ("topics.labelled_views", topics.labelled_views.clone()),
-        ("topics.preference_pairs", topics.preference_pairs.clone()),
-        ("topics.behavior_groups", topics.behavior_groups.clone()),
-        ("topics.late", topics.late.clone()),
-        ("topics.dead_letters", topics.dead_letters.clone()),
-        ("topics.model_prefix", topics.model(model)),
-        ("topics.registry_prefix", topics.registry(model)),
-    ];
+    let of_model =
+        [("topics.model_prefix", topics.model(model)), ("topics.registry_prefix", topics.registry(model))];
+    let partitioned = topics.partitioned().map(|(key, topic)| (key, topic.to_owned()));
+    let named: Vec<(&str, String)> = partitioned.into_iter().chain(of_model).collect();
     for (at, (key, topic)) in named.iter().enumerate() {
         findings.require(is_topic(topic), key, format!("must be {TOPIC_RULE}"));
         // The broker refuses names that differ in `.` and `_` alone: its metrics mix them up.
