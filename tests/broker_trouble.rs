@@ -1,11 +1,12 @@
 //! What brokers do to a running service: they are restarted, die, stay away, run out of disk, cannot
-//! be reached, refuse records, and lose one of theirs. The service goes on by itself, started again where it ends with code 3, and
-//! leaves every effect of every input record exactly once (invariants 1, 2, 7 and 11).
+//! be reached, refuse records, and lose one of theirs. The service goes on by itself, started again
+//! where it ends with code 3, and leaves every effect of every input record exactly once (invariants 1,
+//! 2, 7 and 11).
 
 mod support;
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use easq::settings::Settings;
 use easq::simulate::Delivery;
@@ -21,6 +22,8 @@ const PARTS: usize = 16;
 /// Parts that are written at most until trouble comes in the middle of a transaction.
 const TRIES: usize = 5;
 const SPAN_MS: i64 = 3 * 3_600_000;
+/// Long, so that trouble comes in the middle of a transaction.
+const COMMIT_INTERVAL: Duration = Duration::from_secs(2);
 /// Short, so that a test can wait for longer.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -28,8 +31,7 @@ fn line(cluster: &Cluster) -> Line {
     let line = Line::on(cluster.kafka(), "trouble")
         .set("joiner.instance_id", "one")
         .set("joiner.transaction_timeout_ms", TRANSACTION_TIMEOUT.as_millis())
-        // Long transactions, so that trouble comes in the middle of one.
-        .set("joiner.commit_interval_ms", 2_000)
+        .set("joiner.commit_interval_ms", COMMIT_INTERVAL.as_millis())
         .set("publish.transaction_timeout_ms", TRANSACTION_TIMEOUT.as_millis())
         .set("publish.interval_ms", 200)
         .set("publish.checkpoint_interval_ms", 1_000);
@@ -79,10 +81,14 @@ impl<'a> Traffic<'a> {
     fn work(&mut self) {
         let is_hit = (0..TRIES).any(|_| {
             self.write();
-            // Once all of this part is committed, only the next one brings another transaction.
+            let written = Instant::now();
             eventually_some(SOON, "the joiner works on a part", || {
                 self.service.must_run();
-                if self.has_open_outputs() { Some(true) } else { self.is_committed().then_some(false) }
+                let is_open = self.has_open_outputs();
+                // Once all of this part is committed, only the next one brings another transaction. To ask
+                // for that takes long beside a transaction.
+                let is_over = || written.elapsed() > COMMIT_INTERVAL && self.is_committed();
+                if is_open { Some(true) } else { is_over().then_some(false) }
             })
         });
         assert!(is_hit, "no transaction was open with outputs in it");
