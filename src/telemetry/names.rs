@@ -152,6 +152,8 @@ table! {
         "Steps that drew preference pairs.";
     TRAIN_DEAD_GATES "easq_train_dead_gates_ratio" Gauge ["expert"]
         "Share of the last batch's views for which the gate of a main expert was 0; of expert all, every gate.";
+    TRAIN_GATE "easq_train_gate" Gauge ["expert"]
+        "Mean gate of a main expert over the last batch's views: how much of it the score takes.";
     TRAIN_SCORE "easq_train_score" Gauge ["head", "statistic"]
         "Scores of the last batch: mean and min, of the main and the satisfaction head.";
     TRAIN_RESERVOIR_PAIRS "easq_train_reservoir_pairs" Gauge ["state"]

@@ -104,6 +104,8 @@ pub struct StepReport {
     pub clipped: bool,
     /// Health of the main head over the batch: share of rows whose gate is zero, per expert.
     pub dead_gates: Vec<f64>,
+    /// Mean gate per expert of the main head: how much it is used.
+    pub mean_gates: Vec<f64>,
     /// Share of rows with all gates of the main head zero.
     pub all_gates_dead: f64,
     /// Mean of ŷ over the batch, before the step.

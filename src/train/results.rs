@@ -117,6 +117,8 @@ impl Results {
         let rows = || self.gates.chunks(experts);
         report.dead_gates =
             (0..experts).map(|k| share(rows().filter(|gates| gates[k] == 0.0).count())).collect();
+        report.mean_gates =
+            (0..experts).map(|k| rows().map(|gates| gates[k]).sum::<f64>() / views as f64).collect();
         report.all_gates_dead = share(rows().filter(|gates| gates.iter().all(|gate| *gate == 0.0)).count());
     }
 }

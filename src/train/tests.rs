@@ -203,6 +203,12 @@ fn the_offset_of_dpo_keeps_dead_gates_harmless_and_living_ones_alive() {
         }
         let report = alive.step(&groups(step)).unwrap();
         assert!(report.all_gates_dead < 0.05, "step {step}: {}", report.all_gates_dead);
+        let used = report
+            .mean_gates
+            .iter()
+            .zip(&report.dead_gates)
+            .all(|(mean, dead)| (*mean > 0.0) == (*dead < 1.0));
+        assert!(used && report.mean_gates.len() == 4, "step {step}: {report:?}");
     }
 }
 

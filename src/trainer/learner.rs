@@ -386,6 +386,7 @@ impl Learner {
             clipped: report.clipped,
             drew_pairs: report.drawn_pairs > 0,
             dead_gates: &report.dead_gates,
+            mean_gates: &report.mean_gates,
             all_gates_dead: report.all_gates_dead,
             scores: &scores,
             never_used_pairs: reservoir.never_used,

@@ -241,6 +241,8 @@ pub struct StepTrained<'a> {
     pub drew_pairs: bool,
     /// Share of views per main expert whose gate was 0.
     pub dead_gates: &'a [f64],
+    /// Mean gate per main expert.
+    pub mean_gates: &'a [f64],
     /// Share of views with every gate at 0.
     pub all_gates_dead: f64,
     /// Scores by head (`main`, `satisfaction`) and statistic (`mean`, `min`).
@@ -288,6 +290,9 @@ impl StepTrained<'_> {
         counter!(names::TRAIN_PREFERENCE_STEPS).increment(self.drew_pairs.into());
         for (expert, share) in self.dead_gates.iter().enumerate() {
             gauge!(names::TRAIN_DEAD_GATES, "expert" => expert.to_string()).set(*share);
+        }
+        for (expert, gate) in self.mean_gates.iter().enumerate() {
+            gauge!(names::TRAIN_GATE, "expert" => expert.to_string()).set(*gate);
         }
         gauge!(names::TRAIN_DEAD_GATES, "expert" => "all").set(self.all_gates_dead);
         for (head, statistic, score) in self.scores {
