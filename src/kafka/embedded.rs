@@ -132,6 +132,7 @@ mod tests {
     use crate::kafka::ownership::{Owned, Ownership};
     use crate::kafka::producer::Producer;
     use crate::kafka::reader::{From, LogReader, read_to_end};
+    use crate::kafka::topics::Admin;
     use crate::kafka::transaction::TransactionalProducer;
     use crate::kafka::{NextOffset, Outgoing};
     use crate::settings::{Partitioner, Settings};
@@ -192,6 +193,16 @@ mod tests {
         let payloads: Vec<_> = read.iter().map(|record| record.payload.as_deref()).collect();
         assert_eq!(payloads, [Some(&b"a"[..]), Some(&b"c"[..])]);
         assert_eq!((read[0].header("h").map(|h| &h[..]), read[0].timestamp_ms), (Some(&b"v"[..]), Some(7)));
+    }
+
+    /// It would let the question wait for half a minute, and a publisher with it.
+    #[test]
+    fn how_large_a_record_may_be_is_answered_at_once() {
+        let (_broker, settings) = broker(&[("pages", 1)]);
+        let admin = Admin::new(&settings.kafka).unwrap();
+        let asked = Instant::now();
+        assert_eq!(admin.max_message_bytes("pages").unwrap(), u64::MAX);
+        assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
     }
 
     #[test]

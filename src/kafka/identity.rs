@@ -53,12 +53,17 @@ const NO_ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";
 const GRACE: Duration = Duration::from_secs(1);
 const OBSERVER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Set where librdkafka's mock cluster is the broker, which does not answer this question.
+/// Set where librdkafka's mock cluster is the broker, which lets questions wait that it does not know.
 static IS_MOCK: AtomicBool = AtomicBool::new(false);
 
-/// Says that the brokers of this process give no ids.
+/// Says that the brokers of this process tell neither ids nor settings of topics.
 pub(super) fn brokers_are_a_mock() {
     IS_MOCK.store(true, Ordering::Relaxed);
+}
+
+/// Whether they do not.
+pub(super) fn are_brokers_a_mock() -> bool {
+    IS_MOCK.load(Ordering::Relaxed)
 }
 
 /// Asks for the ids of topics, in their order; `None` where the brokers give none (Apache Kafka
@@ -72,7 +77,7 @@ pub(crate) fn topic_ids<C: ClientContext>(
     topics: &[&str],
     timeout: Duration,
 ) -> Result<Vec<Option<TopicId>>, KafkaError> {
-    if IS_MOCK.load(Ordering::Relaxed) {
+    if are_brokers_a_mock() {
         return Ok(vec![None; topics.len()]);
     }
     let described = describe(client, topics, timeout)?;
