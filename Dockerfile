@@ -1,20 +1,31 @@
 # The base images can be replaced: --build-arg BUILD_IMAGE=... --build-arg RUNTIME_IMAGE=...
 ARG BUILD_IMAGE=docker.io/library/rust:1.95-bookworm
 ARG RUNTIME_IMAGE=docker.io/library/debian:bookworm-slim
+# cpu, or cuda: libtorch's other half and NVIDIA's libraries besides, 3.5 GB. With them it trains on a
+# GPU where there is one; the driver is the host's.
+ARG DEVICE=cpu
 
-FROM ${BUILD_IMAGE} AS build
+FROM ${BUILD_IMAGE} AS libtorch-cpu
 WORKDIR /src
 # Fetched again only when the scripts change.
 COPY scripts/system-packages scripts/get-libtorch scripts/
-RUN scripts/system-packages build && EASQ_CACHE=/var/cache/easq scripts/get-libtorch
+RUN scripts/system-packages build \
+    && EASQ_CACHE=/var/cache/easq scripts/get-libtorch \
+    && mkdir -p /opt/easq/lib \
+    && cp build/libtorch/lib/*.so* /opt/easq/lib/
+
+FROM libtorch-cpu AS libtorch-cuda
+RUN scripts/get-libtorch --cuda /opt/easq/lib
+
+FROM libtorch-cpu AS build
 COPY . .
 # The commit that the program names as its own: --build-arg EASQ_REVISION=...
 ARG EASQ_REVISION
 RUN cargo build --release --locked \
     && install -D target/release/easq /opt/easq/bin/easq \
-    && mkdir /opt/easq/lib \
-    && cp build/libtorch/lib/*.so* /opt/easq/lib/ \
     && strip --strip-debug /opt/easq/bin/easq
+
+FROM libtorch-${DEVICE} AS libtorch
 
 FROM ${RUNTIME_IMAGE}
 RUN apt-get update \
@@ -26,12 +37,17 @@ RUN apt-get update \
     # For `easq follow --dir /model`: a new volume that is mounted here gets its owner.
     && install --directory --owner easq --group easq /model
 # The binary looks for libtorch in ../lib beside it.
-COPY --from=build /opt/easq /opt/easq
+COPY --from=libtorch /opt/easq/lib /opt/easq/lib
+COPY --from=build /opt/easq/bin /opt/easq/bin
 ENV PATH=/opt/easq/bin:$PATH EASQ__TELEMETRY__LISTEN=0.0.0.0:9464
+ARG EASQ_REVISION
+LABEL org.opencontainers.image.title=easq \
+    org.opencontainers.image.licenses=Apache-2.0 \
+    org.opencontainers.image.revision=$EASQ_REVISION
 USER 10001:10001
 EXPOSE 9464
-# Bash opens the connection by itself: the image needs no HTTP client.
+# Where it listens, asked by bash itself: the image needs no HTTP client.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \
-    CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/9464 && printf 'GET /healthz HTTP/1.0\\r\\n\\r\\n' >&3 && read -r _ status _ <&3 && [ \"$status\" = 200 ]"]
+    CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/${EASQ__TELEMETRY__LISTEN##*:} && printf 'GET /healthz HTTP/1.0\\r\\n\\r\\n' >&3 && read -r _ status _ <&3 && [ \"$status\" = 200 ]"]
 ENTRYPOINT ["easq"]
 CMD ["run"]

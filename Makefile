@@ -15,6 +15,7 @@ MINUTES ?= 3
 BROKERS ?= 1
 RESTARTS ?= 10
 UPDATES ?= 200
+DEVICE ?= cpu
 # What is tested besides: baselines and ablations, which no release has.
 FEATURES := --features research
 
@@ -101,7 +102,7 @@ lint: setup-build ## Check formatting, and lints with warnings as errors
 	cargo fmt --check
 	cargo clippy -- -D warnings
 	cargo clippy $(FEATURES) --all-targets -- -D warnings
-	cargo clippy $(FEATURES) --test chaos --test rankers --test pictures -- -D warnings
+	cargo clippy $(FEATURES) --test chaos --test rankers --test pictures --test image -- -D warnings
 
 .PHONY: deny
 deny: ## Check licenses, versions, origin and advisories of the dependencies (builds cargo-deny once)
@@ -118,9 +119,13 @@ kafka: setup-kafka ## Run an empty Apache Kafka on 127.0.0.1 until Ctrl-C (PORT=
 # Layers are kept, so that the next build does not fetch libtorch again. The format is Docker's, as
 # OCI's own has no health check. Buildah is not installed unasked: Docker and Podman do as well.
 .PHONY: image
-image: ## Build the container image easq:latest with buildah (ARGS=... for buildah)
+image: ## Build the container image easq:latest with buildah (DEVICE=cpu|cuda ARGS=... for buildah)
 	@command -v buildah >/dev/null || { echo "no buildah. Paste:  sudo apt-get update && sudo apt-get install -y buildah" >&2; exit 1; }
-	buildah build --layers --format docker --tag easq:latest --build-arg EASQ_REVISION $(ARGS) .
+	buildah build --layers --format docker --tag easq:latest --build-arg EASQ_REVISION --build-arg DEVICE=$(DEVICE) $(ARGS) .
+
+.PHONY: image-check
+image-check: setup-build setup-kafka ## Build the image on base images of its own, measure it, run it (DEVICE=cpu|cuda; root)
+	@scripts/image-check $(DEVICE) $(ARGS)
 
 # The plugin of docker where it is there, else the library that it is made of.
 .PHONY: compose-config

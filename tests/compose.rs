@@ -5,6 +5,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -190,6 +191,32 @@ fn prometheus_and_grafana_find_what_they_are_given() {
     let home =
         home.as_str().and_then(|home| home.strip_prefix(dashboards)).expect("a dashboard that is mounted");
     assert!(Path::new(ROOT).join("config/grafana/dashboards").join(home.trim_start_matches('/')).exists());
+}
+
+/// The image's build gets what `.dockerignore` lets through, in this one form: everything is left out but
+/// what is named.
+#[test]
+fn the_image_gets_what_cargo_wants_to_see() {
+    let context = tempfile::tempdir().expect("a folder");
+    let ignored = read(".dockerignore");
+    let mut lines = ignored.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    assert_eq!(lines.next(), Some("*"));
+    let names: Vec<&str> = lines.map(|line| line.strip_prefix('!').expect("what gets through")).collect();
+    let copied = Command::new("cp")
+        .args(["-r", "--parents"])
+        .args(&names)
+        .arg(context.path())
+        .current_dir(ROOT)
+        .status();
+    assert!(copied.is_ok_and(|status| status.success()), "not all of them are there: {names:?}");
+    // Reads the manifest as a build does, and fetches nothing that is not there yet.
+    let fetch = ["fetch", "--offline", "--locked", "--target", "x86_64-unknown-linux-gnu"];
+    let fetch = Command::new(env!("CARGO")).args(fetch).current_dir(context.path()).output();
+    let fetch = fetch.expect("cargo runs");
+    assert!(fetch.status.success(), "{}", String::from_utf8_lossy(&fetch.stderr));
+    for file in ["scripts/get-libtorch", "scripts/system-packages"] {
+        assert!(context.path().join(file).exists(), "the Dockerfile runs {file}");
+    }
 }
 
 /// Starts a service's own command line with its own environment, but for the brokers, for the place

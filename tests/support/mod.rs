@@ -32,7 +32,7 @@ mod wait;
 pub mod watched;
 pub mod world;
 
-pub use cluster::{Cluster, Door};
+pub use cluster::{Cluster, Door, free_ports};
 pub use events::{response, view};
 pub use http::{answer, get};
 pub use kafka::{Input, Kafka, Record};

@@ -31,19 +31,20 @@ impl Easq {
         environment: impl IntoIterator<Item = (&'a str, &'a str)>,
     ) -> Self {
         let arguments: Vec<String> = arguments.into_iter().map(|a| a.as_ref().to_owned()).collect();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_easq"))
-            .args(&arguments)
-            .envs(environment)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary that cargo built starts");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_easq"));
+        command.args(&arguments).envs(environment);
+        Self::spawn(command, arguments.join(" "))
+    }
+
+    /// Starts `command`, which runs an `easq` with these arguments in its place.
+    pub fn spawn(mut command: Command, arguments: String) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let output = Arc::new(Mutex::new(String::new()));
         let stdout = child.stdout.take().expect("a piped standard output");
         let stderr = child.stderr.take().expect("a piped standard error");
         let readers = vec![copy_lines(stdout, output.clone()), copy_lines(stderr, output.clone())];
-        Self { child, arguments: arguments.join(" "), output, readers }
+        Self { child, arguments, output, readers }
     }
 
     /// Runs the binary to its end, which must come within `deadline`.
