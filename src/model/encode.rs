@@ -97,7 +97,8 @@ pub(crate) fn upload(tensor: &Tensor, kind: Kind, device: Device) -> Tensor {
     let tensor = tensor.to_kind(kind);
     match device {
         Device::Cpu => tensor,
-        gpu => tensor.pin_memory(gpu).to_device_(gpu, kind, true, false),
+        // Not `pin_memory`: of the device, which tch names, it complains in a line on stderr each time.
+        gpu => tensor.internal_pin_memory(gpu).to_device_(gpu, kind, true, false),
     }
 }
 
