@@ -11,7 +11,6 @@ use easq::kafka::Outgoing;
 use easq::kafka::producer::Producer;
 use easq::kafka::topics::Admin;
 use easq::settings::Topics;
-use easq::simulate::{self, Delivery};
 use prost::Message;
 use support::folders::names;
 use support::replays::{DEADLINE, command, refused, replayed, text};
@@ -48,20 +47,6 @@ fn write(line: &Line, records: impl IntoIterator<Item = Outgoing>) {
         producer.send(&record).expect("a record that is taken");
     }
     producer.flush(DEADLINE).expect("all records delivered");
-}
-
-fn outgoing(topics: &Topics, delivery: &Delivery) -> Outgoing {
-    let topic = match delivery.input {
-        simulate::Input::Behavior => topics.behavior.as_str(),
-        simulate::Input::Responses => topics.responses.as_str(),
-    };
-    Outgoing {
-        partition: delivery.partition,
-        key: Some(delivery.key.clone()),
-        payload: delivery.payload.clone(),
-        timestamp_ms: Some(delivery.arrived_ms),
-        ..Outgoing::to(topic)
-    }
 }
 
 /// A view of one user, in a request of its own.
@@ -131,7 +116,7 @@ fn invariant_10_a_partition_that_comes_late_makes_no_others_pile_up_and_changes_
         cluster.kafka().create_topic_on(topic, &[0, 1, 2]);
     }
     let deliveries = world::deliveries(&line.settings(), 60_000, 6 * HOUR_MS, SEED, 3);
-    let records = deliveries.iter().map(|delivery| outgoing(&topics, delivery));
+    let records = deliveries.iter().map(|delivery| world::outgoing(&topics, delivery));
     let bytes = records.clone().map(|record| record.len_bytes() as u64).sum::<u64>();
     write(&line, records);
     let start_ms = deliveries[0].arrived_ms;
@@ -186,7 +171,7 @@ fn invariant_10_brokers_that_go_while_a_replay_reads_change_no_byte() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     for line in [&alone, &copied] {
         let topics = line.settings().topics;
-        write(line, deliveries.iter().map(|delivery| outgoing(&topics, delivery)));
+        write(line, deliveries.iter().map(|delivery| world::outgoing(&topics, delivery)));
         let file = |name: &str| dir.path().join(format!("{}-{name}.pb", topics.behavior));
         let (undisturbed, disturbed) = (file("undisturbed"), file("disturbed"));
         replayed(line, range, &["--samples", text(&undisturbed)]);

@@ -48,7 +48,8 @@ pub struct Args {
     pub publish: Option<Option<String>>,
     /// Write the preference pairs to this topic too, as the joiner writes them: same partitions, keys and
     /// bytes. It is created where it is missing, must be empty, and no topic of the service. They come in
-    /// transactions of up to a thousand: what is interrupted leaves the first ones of each partition.
+    /// transactions of up to a thousand: what is interrupted leaves the first ones of each partition. With
+    /// --output, --resume goes on behind them; without, delete the topic or name another one, and begin anew.
     #[arg(long, value_name = "TOPIC")]
     pub pairs_topic: Option<String>,
     /// Only join, and say what comes of it.

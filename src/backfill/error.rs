@@ -61,7 +61,7 @@ pub enum BackfillError {
     PairsPartitions { topic: String, found: i32, partitions: i32 },
     #[error(
         "--pairs-topic '{topic}': partition {partition} holds records already, and pairs would be there twice; name \
-         another topic, or delete this one"
+         another topic, or delete this one; what was interrupted with --output goes on with --resume"
     )]
     PairsThere { topic: String, partition: i32 },
     #[error(
@@ -75,7 +75,8 @@ pub enum BackfillError {
     )]
     PairsTaken { topic: String },
     #[error(
-        "{}; '{topic}' holds the first {pairs} pairs, and a replay that begins anew needs another topic",
+        "{}; '{topic}' holds the first {pairs} pairs, and nothing goes on from there: delete it, or name another \
+         topic, and begin anew",
         reason.but_for_pairs()
     )]
     PairsLeft { reason: Box<BackfillError>, topic: String, pairs: u64 },

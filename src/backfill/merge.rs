@@ -1,31 +1,13 @@
-//! The order of a replay: partitions of both inputs merged by event time. Pure.
+//! The order of a replay: all partitions that are read, merged by event time. Pure.
 //!
 //! Within a partition the order is that of the log, since what is late depends on it. Across
 //! partitions a record stands where the stream time of its partition stands with it: the greatest event
-//! time so far, which only grows. So all records have one order, (stream time, views before
-//! responses, partition, offset), which depends neither on the sizes of fetches nor on which partition is
-//! read first, and no partition runs ahead of another one.
+//! time so far, which only grows. So all records have one order, (stream time, number of the source,
+//! offset), which depends neither on the sizes of fetches nor on which partition is read first, and no
+//! partition runs ahead of another one. A plan numbers views before responses, and partition by partition.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-
-use crate::contract::Side;
-
-/// A partition of one input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Source {
-    pub side: Side,
-    pub partition: i32,
-}
-
-/// Where a record stands. Compared field by field, in this order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    /// Of its partition, the record included; the least of all before any record had one.
-    stream_time_ms: i64,
-    source: Source,
-    offset: i64,
-}
 
 /// What the caller must do next.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,8 +25,9 @@ pub enum Step<T> {
 #[derive(Debug)]
 pub struct Merge<T> {
     inputs: Vec<Input<T>>,
-    /// The places of the records that are held, with the number of the input.
-    held: BinaryHeap<Reverse<(Place, usize)>>,
+    /// Where the records that are held stand: the stream time of the source, the record included, and its
+    /// number.
+    held: BinaryHeap<Reverse<(i64, usize)>>,
     /// Inputs of which the next record is not known.
     unknown: Vec<usize>,
     until_ms: i64,
@@ -52,7 +35,7 @@ pub struct Merge<T> {
 
 #[derive(Debug)]
 struct Input<T> {
-    source: Source,
+    /// The least of all before any record had a time.
     stream_time_ms: i64,
     record: Option<T>,
     is_over: bool,
@@ -60,13 +43,12 @@ struct Input<T> {
 
 impl<T> Merge<T> {
     /// Of each source up to the first record, with it, at which its stream time is above `until_ms`.
-    pub fn new(sources: &[Source], until_ms: i64) -> Merge<T> {
-        let input =
-            |&source: &Source| Input { source, stream_time_ms: i64::MIN, record: None, is_over: false };
+    pub fn new(sources: usize, until_ms: i64) -> Merge<T> {
+        let input = |_| Input { stream_time_ms: i64::MIN, record: None, is_over: false };
         Merge {
-            inputs: sources.iter().map(input).collect(),
+            inputs: (0..sources).map(input).collect(),
             held: BinaryHeap::new(),
-            unknown: (0..sources.len()).collect(),
+            unknown: (0..sources).collect(),
             until_ms,
         }
     }
@@ -89,14 +71,13 @@ impl<T> Merge<T> {
 
     /// The record that [`Step::Read`] asked for. `event_time_ms`: none of a record that does not move
     /// stream time.
-    pub fn give(&mut self, number: usize, offset: i64, event_time_ms: Option<i64>, record: T) {
+    pub fn give(&mut self, number: usize, event_time_ms: Option<i64>, record: T) {
         self.unknown.retain(|&unknown| unknown != number);
         let input = &mut self.inputs[number];
         input.stream_time_ms = input.stream_time_ms.max(event_time_ms.unwrap_or(i64::MIN));
         input.is_over = input.stream_time_ms > self.until_ms;
         input.record = Some(record);
-        let place = Place { stream_time_ms: input.stream_time_ms, source: input.source, offset };
-        self.held.push(Reverse((place, number)));
+        self.held.push(Reverse((input.stream_time_ms, number)));
     }
 
     /// The source has no record any more.
@@ -127,14 +108,11 @@ mod tests {
     /// Offset and event time of each record of a partition.
     type Log = Vec<(i64, Option<i64>)>;
 
-    fn sources(partitions: i32) -> Vec<Source> {
-        let of = |side| (0..partitions).map(move |partition| Source { side, partition });
-        of(Side::Views).chain(of(Side::Responses)).collect()
-    }
-
-    /// Source and offset of all records in the order in which they are taken.
-    fn merged(sources: &[Source], logs: &[Log], until_ms: i64) -> Vec<(Source, i64)> {
-        let mut merge = Merge::new(sources, until_ms);
+    /// Source and offset of all records in the order in which they are taken; the sources are read from
+    /// the last one of `first` on.
+    fn merged(first: &[usize], logs: &[Log], until_ms: i64) -> Vec<(usize, i64)> {
+        let mut merge = Merge::new(logs.len(), until_ms);
+        merge.unknown = first.to_vec();
         let mut next = vec![0; logs.len()];
         let mut order = Vec::new();
         loop {
@@ -142,11 +120,11 @@ mod tests {
                 Step::Read(number) => match logs[number].get(next[number]) {
                     Some(&(offset, time_ms)) => {
                         next[number] += 1;
-                        merge.give(number, offset, time_ms, offset);
+                        merge.give(number, time_ms, offset);
                     }
                     None => merge.end(number),
                 },
-                Step::Take(number, offset) => order.push((sources[number], offset)),
+                Step::Take(number, offset) => order.push((number, offset)),
                 Step::Over => return order,
             }
         }
@@ -164,17 +142,17 @@ mod tests {
     }
 
     /// Every record with the greatest event time of its log up to it, sorted.
-    fn sorted(sources: &[Source], logs: &[Log]) -> Vec<(Source, i64)> {
+    fn sorted(logs: &[Log]) -> Vec<(usize, i64)> {
         let mut all = Vec::new();
-        for (source, log) in sources.iter().zip(logs) {
+        for (number, log) in logs.iter().enumerate() {
             let mut greatest_ms = i64::MIN;
             for &(offset, time_ms) in log {
                 greatest_ms = greatest_ms.max(time_ms.unwrap_or(i64::MIN));
-                all.push((greatest_ms, *source, offset));
+                all.push((greatest_ms, number, offset));
             }
         }
         all.sort();
-        all.into_iter().map(|(_, source, offset)| (source, offset)).collect()
+        all.into_iter().map(|(_, number, offset)| (number, offset)).collect()
     }
 
     #[test]
@@ -183,47 +161,35 @@ mod tests {
         println!("seed {seed}");
         let mut random = StdRng::seed_from_u64(seed);
         for _ in 0..100 {
-            let sources = sources(3);
-            let logs: Vec<Log> = sources.iter().map(|_| log(&mut random)).collect();
-            let expected = sorted(&sources, &logs);
-            assert_eq!(merged(&sources, &logs, i64::MAX), expected);
-            let mut shuffled: Vec<(Source, Log)> = sources.into_iter().zip(logs).collect();
-            shuffled.shuffle(&mut random);
-            let (sources, logs): (Vec<_>, Vec<_>) = shuffled.into_iter().unzip();
-            assert_eq!(merged(&sources, &logs, i64::MAX), expected);
+            let logs: Vec<Log> = (0..6).map(|_| log(&mut random)).collect();
+            let mut first: Vec<usize> = (0..6).collect();
+            first.shuffle(&mut random);
+            assert_eq!(merged(&first, &logs, i64::MAX), sorted(&logs));
         }
     }
 
     #[test]
-    fn records_of_one_time_come_views_first_then_by_partition_and_offset() {
-        let sources = sources(2);
+    fn records_of_one_time_come_by_source_and_offset() {
         let logs = [vec![(7, Some(5))], vec![(3, Some(5)), (4, Some(5))], vec![(1, Some(5))], vec![]];
-        let order = merged(&sources, &logs, i64::MAX);
-        assert_eq!(order, [(sources[0], 7), (sources[1], 3), (sources[1], 4), (sources[2], 1)]);
+        assert_eq!(merged(&[0, 1, 2, 3], &logs, i64::MAX), [(0, 7), (1, 3), (1, 4), (2, 1)]);
     }
 
     #[test]
     fn an_old_record_stands_where_its_partition_stands() {
-        let sources = sources(1);
         let logs = [vec![(0, Some(100)), (1, Some(2)), (2, None)], vec![(0, Some(50)), (1, Some(101))]];
-        let order = merged(&sources, &logs, i64::MAX);
-        let (views, responses) = (sources[0], sources[1]);
-        assert_eq!(order, [(responses, 0), (views, 0), (views, 1), (views, 2), (responses, 1)]);
+        assert_eq!(merged(&[0, 1], &logs, i64::MAX), [(1, 0), (0, 0), (0, 1), (0, 2), (1, 1)]);
     }
 
     #[test]
     fn a_source_ends_with_the_record_that_passes_the_end() {
-        let sources = sources(1);
         let logs = [vec![(0, Some(10)), (1, Some(11)), (2, Some(9)), (3, Some(12))], vec![(0, Some(10))]];
-        let order = merged(&sources, &logs, 10);
-        assert_eq!(order, [(sources[0], 0), (sources[1], 0), (sources[0], 1)]);
+        assert_eq!(merged(&[0, 1], &logs, 10), [(0, 0), (1, 0), (0, 1)]);
     }
 
     #[test]
     fn a_source_that_is_not_known_holds_all_others_back() {
-        let sources = sources(1);
-        let mut merge = Merge::new(&sources, i64::MAX);
-        merge.give(1, 0, Some(5), "response");
+        let mut merge = Merge::new(2, i64::MAX);
+        merge.give(1, Some(5), "response");
         assert_eq!(merge.step(), Step::Read(0));
         assert_eq!(merge.step(), Step::Read(0));
         merge.end(0);

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::error::{BackfillError, Missing, NothingThere};
-use super::merge::Source;
 use super::range::{Held, Range};
-use crate::contract::Side;
 use crate::kafka::reader::{LogReader, ReadError, Stretch};
 use crate::settings::{Settings, Topics};
 
@@ -39,27 +37,10 @@ pub struct Plan {
     pub origin: Origin,
     /// Of either input; of samples those of the pairs.
     pub partitions: i32,
-    /// Where each stretch stands among the others at one time. All partitions of the views, then all of
-    /// the responses; samples are of no side, and have the number of the stretch alone.
-    pub sources: Vec<Source>,
-    /// Topic by topic, all partitions of each.
+    /// Topic by topic, all partitions of each, from 0: in the order in which records of one time are taken.
     pub stretches: Vec<Stretch>,
     /// Stretches of which records that the range may need are gone, by number.
     pub lacking: Vec<usize>,
-}
-
-impl Plan {
-    /// Of these stretches, topic by topic.
-    pub fn new(origin: Origin, partitions: i32, stretches: Vec<Stretch>, lacking: Vec<usize>) -> Self {
-        let sources = (0..).zip(&stretches).map(|(number, stretch)| match origin {
-            Origin::Samples => Source { side: Side::Views, partition: number },
-            Origin::Inputs if number < partitions => {
-                Source { side: Side::Views, partition: stretch.partition }
-            }
-            Origin::Inputs => Source { side: Side::Responses, partition: stretch.partition },
-        });
-        Self { origin, partitions, sources: sources.collect(), stretches, lacking }
-    }
 }
 
 /// Asks the brokers for the offsets of a range: from the first record with a timestamp in it up to the last
@@ -106,7 +87,7 @@ pub fn plan(
                 earliest_from_ms: whole_from_ms.map(|time_ms| range.earliest_from_ms(time_ms + 1)),
             })))
         }
-        _ => Ok(Plan::new(origin, log.pair_partitions(), stretches, lacking)),
+        _ => Ok(Plan { origin, partitions: log.pair_partitions(), stretches, lacking }),
     }
 }
 
@@ -196,15 +177,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_stands_first_in_a_plan_comes_first_of_one_time() {
+    fn of_one_time_views_come_before_responses_and_labels_before_pairs_before_groups() {
         let topics = Settings::default().topics;
-        for origin in [Origin::Inputs, Origin::Samples] {
-            let stretches = origin.topics(&topics).into_iter().flat_map(|topic| {
-                (0..3).map(move |partition| Stretch { topic: topic.into(), partition, from: 0, end: 1 })
-            });
-            let plan = Plan::new(origin, 3, stretches.collect(), Vec::new());
-            assert!(plan.sources.is_sorted_by(|before, after| before < after), "{:?}", plan.sources);
-        }
+        assert_eq!(Origin::Inputs.topics(&topics), [&topics.behavior, &topics.responses]);
         let samples = [&topics.labelled_views, &topics.preference_pairs, &topics.behavior_groups];
         assert_eq!(Origin::Samples.topics(&topics), samples);
     }

@@ -218,7 +218,12 @@ mod tests {
         let task = |views_id: &str| Task {
             range: Range::new(&settings, 1000, 2000, 0),
             pair_run_in_ms: None,
-            plan: Plan::new(Origin::Inputs, 1, stretches.clone(), Vec::new()),
+            plan: Plan {
+                origin: Origin::Inputs,
+                partitions: 1,
+                stretches: stretches.clone(),
+                lacking: Vec::new(),
+            },
             topic_ids: [("views".into(), "id".to_owned()), ("answers".into(), "of answers".to_owned())]
                 .into(),
             learned_before: Learned::default(),

@@ -1,12 +1,12 @@
 //! Both inputs read, validated and merged: on a thread of its own, so that the join need not wait for it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
 use super::error::BackfillError;
-use super::merge::{Merge, Source, Step};
+use super::merge::{Merge, Step};
 use super::plan::Plan;
 use super::range::Range;
 use crate::contract::Side;
@@ -17,34 +17,15 @@ use crate::supervise::StopToken;
 
 /// How long to wait for a partition before the stop is looked at.
 pub const POLL: Duration = Duration::from_millis(100);
-/// After a stop, how long nothing may come before it is given up: a fetch can take longer than one look.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// Records that go to the join together are at most so many, ...
 const BATCH_RECORDS: usize = 1024;
 /// ... or as many as have these bytes.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// How long no record has come since a stop.
-#[derive(Default)]
-pub struct Silence(Option<Instant>);
-
-impl Silence {
-    /// A record has come.
-    pub fn end(&mut self) {
-        self.0 = None;
-    }
-
-    /// None has come; whether it is time to give up.
-    pub fn lasts(&mut self, stop: &StopToken) -> bool {
-        stop.is_stopped() && self.0.get_or_insert_with(Instant::now).elapsed() >= PATIENCE
-    }
-}
-
 /// The next record of all.
 pub struct Next {
-    /// Its source.
-    pub number: usize,
-    pub partition: i32,
+    /// The number of its partition.
+    pub partition: usize,
     pub judged: Judged,
     /// Where its source stands with it; none before the first event time.
     pub stream_time_ms: Option<i64>,
@@ -55,7 +36,8 @@ pub struct Next {
 /// Reads what a plan names, in the one order of all records.
 pub struct Reader {
     config: Arc<Config>,
-    sources: Vec<Source>,
+    /// Of either input. The sources are those of the views, then those of the responses.
+    partitions: usize,
     feeds: Feeds,
     merge: Merge<Judged>,
 }
@@ -74,28 +56,23 @@ impl Reader {
         Ok(Self {
             config,
             feeds: Feeds::begin(&settings.kafka, "backfill reader", plan.stretches.clone())?,
-            merge: Merge::new(&plan.sources, range.read_until_ms),
-            sources: plan.sources.clone(),
+            merge: Merge::new(plan.stretches.len(), range.read_until_ms),
+            partitions: plan.stretches.len() / 2,
         })
     }
 
-    /// Sends all records on. False when it ended before the last one: nobody takes them any more, or after
-    /// `stop` none came for some seconds.
+    /// Sends all records on. False when it ended before the last one: nobody takes them any more, or `stop`
+    /// came before the next of them.
     ///
     /// # Errors
     /// As [`Feeds::next`].
     pub fn run(&mut self, batches: &Sender<Vec<Next>>, stop: &StopToken) -> Result<bool, BackfillError> {
         let (mut batch, mut bytes) = (Vec::with_capacity(BATCH_RECORDS), 0);
-        let mut silence = Silence::default();
         loop {
             let is_due = match self.merge.step() {
-                Step::Read(number) if self.read(number)? => {
-                    silence.end();
-                    false
-                }
-                Step::Read(_) if silence.lasts(stop) => return Ok(false),
-                // After a stop an empty one too: whoever takes it may be at rest.
-                Step::Read(_) => !batch.is_empty() || stop.is_stopped(),
+                Step::Read(number) if self.read(number)? => false,
+                Step::Read(_) if stop.is_stopped() => return Ok(false),
+                Step::Read(_) => !batch.is_empty(),
                 Step::Take(number, judged) => {
                     bytes += judged.bytes();
                     batch.push(self.next(number, judged));
@@ -117,9 +94,9 @@ impl Reader {
     fn read(&mut self, number: usize) -> Result<bool, BackfillError> {
         match self.feeds.next(number, POLL)? {
             Fed::Record(record) => {
-                let mut judged = Judged::new(&self.config, self.sources[number].side, record);
+                let mut judged = Judged::new(&self.config, self.side(number), record);
                 judged.detach(&self.config);
-                self.merge.give(number, judged.offset(), judged.event_time_ms(), judged);
+                self.merge.give(number, judged.event_time_ms(), judged);
             }
             Fed::End => self.merge.end(number),
             Fed::Nothing => return Ok(false),
@@ -128,18 +105,20 @@ impl Reader {
     }
 
     fn next(&self, number: usize, judged: Judged) -> Next {
-        let partitions = self.sources.len() / 2;
-        let other = match self.sources[number].side {
-            Side::Views => number + partitions,
-            Side::Responses => number - partitions,
+        let other = match self.side(number) {
+            Side::Views => number + self.partitions,
+            Side::Responses => number - self.partitions,
         };
         Next {
-            number,
-            partition: self.sources[number].partition,
+            partition: number % self.partitions,
             judged,
             stream_time_ms: self.merge.stream_time_ms(number),
             is_other_over: self.merge.is_over(other),
         }
+    }
+
+    fn side(&self, number: usize) -> Side {
+        if number < self.partitions { Side::Views } else { Side::Responses }
     }
 
     /// The offset behind the last record that was read of a source.

@@ -50,9 +50,6 @@ pub trait Receiver {
     /// Ends the replay.
     fn take(&mut self, partition: i32, output: &Output) -> Result<(), BackfillError>;
 
-    /// Whether a stop may come now.
-    fn is_at_rest(&self) -> bool;
-
     /// Called now and then.
     fn look(&mut self, reached: Reached);
 }
@@ -81,7 +78,7 @@ impl Replay {
         let partitions = plan.partitions.unsigned_abs() as usize;
         let start = |number: usize| Start::At(plan.stretches[number].from);
         let join = |number: usize| {
-            let partition = plan.sources[number].partition;
+            let partition = plan.stretches[number].partition;
             PartitionJoin::new(Arc::clone(&config), partition, start(number), start(partitions + number))
         };
         let joins = (0..partitions).map(join).collect();
@@ -94,8 +91,7 @@ impl Replay {
     /// Gives what the join emits to `receiver`, in order, to the end of the range.
     ///
     /// # Errors
-    /// Of the receiver, of reading, and of the join; [`BackfillError::Interrupted`] after `stop`, as soon as the
-    /// receiver is at rest, or when no record has come for some seconds.
+    /// Of the receiver, of reading, and of the join; [`BackfillError::Interrupted`] after `stop`.
     pub fn run(&mut self, receiver: &mut impl Receiver, stop: &StopToken) -> Result<(), BackfillError> {
         let Self { reader, joining } = self;
         let (sender, batches) = crossbeam_channel::bounded(WAITING_BATCHES);
@@ -130,15 +126,11 @@ impl Joining {
         receiver: &mut impl Receiver,
         stop: &StopToken,
     ) -> Result<(), BackfillError> {
-        let is_stopping = stop.is_stopped();
-        if is_stopping && receiver.is_at_rest() {
+        if stop.is_stopped() {
             return Err(BackfillError::Interrupted);
         }
         for next in batch {
-            if is_stopping && receiver.is_at_rest() {
-                return Err(BackfillError::Interrupted);
-            }
-            let partition = next.partition;
+            let partition = next.partition as i32;
             self.join(next)?;
             for output in self.effects.outputs.drain(..) {
                 receiver.take(partition, &output)?;
@@ -150,8 +142,7 @@ impl Joining {
 
     fn join(&mut self, next: Next) -> Result<(), BackfillError> {
         self.reached.add(next.stream_time_ms);
-        let partitions = self.joins.len();
-        let join = &mut self.joins[next.number % partitions];
+        let join = &mut self.joins[next.partition];
         if next.is_other_over {
             // Nothing of it can match any more: its windows need not wait for it.
             join.on_idle(next.judged.side().other());

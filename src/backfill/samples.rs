@@ -14,7 +14,7 @@ use super::error::BackfillError;
 use super::merge::{Merge, Step};
 use super::plan::Plan;
 use super::range::Range;
-use super::reader::{POLL, Silence};
+use super::reader::POLL;
 use super::replay;
 use super::sink::Sink;
 use super::watch::Watch;
@@ -71,7 +71,7 @@ impl Stored {
         let none = [GIVEN, OUTSIDE, UNDECODABLE, TIME_AHEAD].map(|outcome| (outcome, 0));
         Ok(Self {
             feeds: Feeds::begin(&settings.kafka, "backfill reader", plan.stretches.clone())?,
-            merge: Merge::new(&plan.sources, range.read_until_ms),
+            merge: Merge::new(plan.stretches.len(), range.read_until_ms),
             outcomes: kinds.iter().map(|&kind| (kind.plural(), none.into())).collect(),
             topics: plan.stretches.iter().map(|stretch| Arc::clone(&stretch.topic)).collect(),
             records: vec![0; kinds.len()],
@@ -86,19 +86,13 @@ impl Stored {
     /// Gives all of it to the sink, in order, to the end of the range.
     ///
     /// # Errors
-    /// Of the sink and of reading; [`BackfillError::Interrupted`] after `stop`, as soon as the sink is at
-    /// rest, or when no record has come for some seconds.
+    /// Of the sink and of reading; [`BackfillError::Interrupted`] after `stop`.
     pub fn run(&mut self, watch: &mut Watch<'_>, stop: &StopToken) -> Result<(), BackfillError> {
-        let mut silence = Silence::default();
         loop {
             match self.merge.step() {
                 Step::Over => return Ok(()),
-                _ if stop.is_stopped() && watch.sink().is_at_rest() => {
-                    return Err(BackfillError::Interrupted);
-                }
-                Step::Read(number) if self.read(number)? => silence.end(),
-                Step::Read(_) if silence.lasts(stop) => return Err(BackfillError::Interrupted),
-                Step::Read(_) => {}
+                _ if stop.is_stopped() => return Err(BackfillError::Interrupted),
+                Step::Read(number) => self.read(number)?,
                 Step::Take(number, sample) => {
                     self.take(number, sample, watch.sink())?;
                     self.reached.show(watch);
@@ -107,17 +101,17 @@ impl Stored {
         }
     }
 
-    /// Reads the next record of a stretch, or its end; false when there is neither yet.
-    fn read(&mut self, number: usize) -> Result<bool, BackfillError> {
+    /// Reads the next record of a stretch, or its end, if there is either already.
+    fn read(&mut self, number: usize) -> Result<(), BackfillError> {
         match self.feeds.next(number, POLL)? {
             Fed::Record(record) => {
                 let time_ms = self.kinds[number].event_time_ms(&record, self.max_ahead_ms);
-                self.merge.give(number, record.offset, time_ms.ok(), Sample { record, time_ms });
+                self.merge.give(number, time_ms.ok(), Sample { record, time_ms });
             }
             Fed::End => self.merge.end(number),
-            Fed::Nothing => return Ok(false),
+            Fed::Nothing => {}
         }
-        Ok(true)
+        Ok(())
     }
 
     fn take(&mut self, number: usize, sample: Sample, sink: &mut Sink) -> Result<(), BackfillError> {

@@ -69,12 +69,6 @@ impl Sink {
         }
     }
 
-    /// Whether this is a good place to stop: nothing that was taken since the beginning has to be taken
-    /// again.
-    pub fn is_at_rest(&self) -> bool {
-        self.open.is_empty() || self.delivered <= self.learned_before.samples
-    }
-
     /// What the training state has taken.
     pub fn learned(&self) -> Learned {
         Learned { samples: self.delivered.max(self.learned_before.samples), open: self.open.clone() }
@@ -321,7 +315,6 @@ mod tests {
             let mut second = sink(&settings, restore(), learned.clone());
             give(&mut second, 0..place / 2);
             assert_eq!(second.learned(), learned);
-            assert!(second.is_at_rest());
             let mut third = sink(&settings, restore(), second.learned());
             give(&mut third, 0..4 * GROUPS);
             third.finish().expect("learned");

@@ -41,10 +41,6 @@ impl Receiver for Watch<'_> {
         self.sink.take(partition, output)
     }
 
-    fn is_at_rest(&self) -> bool {
-        self.sink.is_at_rest()
-    }
-
     fn look(&mut self, reached: Reached) {
         let Range { read_from_ms, read_until_ms, .. } = self.range;
         let given = self.sink.given();

@@ -80,9 +80,4 @@ impl Judged {
         let length = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
         length(&self.record.key) + length(&self.record.payload)
     }
-
-    /// Its place in its partition.
-    pub fn offset(&self) -> i64 {
-        self.record.offset
-    }
 }

@@ -5,6 +5,7 @@
 #![allow(dead_code, unused_imports)] // each binary uses a part of it
 
 mod cluster;
+pub mod commits;
 pub mod dashboards;
 mod events;
 pub mod folders;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use easq::contract::samples::SampleReader;
 use easq::contract::v1::{LabelledView, PreferencePair, Source, sample};
+use easq::settings::Settings;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::Value;
@@ -121,20 +122,15 @@ pub struct State {
     pub records: BTreeMap<String, Vec<Record>>,
 }
 
-pub fn state(line: &Line) -> State {
-    let settings = line.settings();
+/// All topics of a service, the inputs included.
+pub fn topics(settings: &Settings) -> Vec<String> {
     let (topics, model) = (&settings.topics, &settings.model.name);
-    let names = [
-        topics.behavior.clone(),
-        topics.responses.clone(),
-        topics.labelled_views.clone(),
-        topics.preference_pairs.clone(),
-        topics.behavior_groups.clone(),
-        topics.late.clone(),
-        topics.dead_letters.clone(),
-        topics.model(model),
-        topics.registry(model),
-    ];
+    let partitioned = topics.partitioned().map(|(_, topic)| topic.to_owned());
+    partitioned.into_iter().chain([topics.model(model), topics.registry(model)]).collect()
+}
+
+pub fn state(line: &Line) -> State {
+    let names = topics(&line.settings());
     let records = names.iter().map(|topic| (topic.clone(), Kafka::shared().read_to_end(topic))).collect();
     State { committed: committed_by_any_group(&names), records }
 }

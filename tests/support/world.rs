@@ -1,6 +1,7 @@
 //! The synthetic world's records, with faults, in the two input topics of a line.
 
-use easq::settings::{Partitioner, Settings};
+use easq::kafka::Outgoing;
+use easq::settings::{Partitioner, Settings, Topics};
 use easq::simulate::{Delivery, Fault, FaultRates, Partitioning, World, WorldConfig};
 
 use super::{Input, Line};
@@ -35,6 +36,22 @@ pub const SPOILED: &str = "spoiled";
 
 pub fn is_spoiled(delivery: &Delivery) -> bool {
     matches!(delivery.fault, Some(Fault::Malformed(_)))
+}
+
+/// A record for a producer that writes many.
+pub fn outgoing(topics: &Topics, delivery: &Delivery) -> Outgoing {
+    let topic = match delivery.input {
+        easq::simulate::Input::Behavior => topics.behavior.as_str(),
+        easq::simulate::Input::Responses => topics.responses.as_str(),
+    };
+    Outgoing {
+        partition: delivery.partition,
+        key: Some(delivery.key.clone()),
+        payload: delivery.payload.clone(),
+        headers: is_spoiled(delivery).then(|| (SPOILED, Vec::new().into())).into_iter().collect(),
+        timestamp_ms: Some(delivery.arrived_ms),
+        ..Outgoing::to(topic)
+    }
 }
 
 /// Writes `deliveries` in their order.

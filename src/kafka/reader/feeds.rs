@@ -97,6 +97,7 @@ impl Feeds {
         let mut reader = LogReader::tuned(kafka, client, &tuning)?;
         let assigned: Vec<(Arc<str>, i32, i64)> = stretches
             .iter()
+            .filter(|stretch| stretch.from < stretch.end)
             .map(|stretch| (Arc::clone(&stretch.topic), stretch.partition, stretch.from))
             .collect();
         let feed = |stretch: Stretch| {
@@ -121,6 +122,16 @@ impl Feeds {
     /// # Errors
     /// As [`LogReader::poll`].
     pub fn next(&mut self, number: usize, timeout: Duration) -> Result<Fed, ReadError> {
+        let fed = self.fed(number, timeout)?;
+        if matches!(fed, Fed::End) {
+            // The brokers need not be asked for what comes behind it.
+            let Stretch { topic, partition, .. } = &self.feeds[number].stretch;
+            self.reader.pause_partition(topic, *partition)?;
+        }
+        Ok(fed)
+    }
+
+    fn fed(&mut self, number: usize, timeout: Duration) -> Result<Fed, ReadError> {
         let feed = &mut self.feeds[number];
         if feed.next >= feed.stretch.end {
             return Ok(Fed::End);

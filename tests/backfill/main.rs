@@ -1,9 +1,12 @@
 //! `easq backfill`: a range of the two input topics once more. It gives what the two logs say, the same
 //! bytes each time, and nothing that runs beside it notices.
 
+mod isolation;
+mod ranges;
+#[path = "../support/mod.rs"]
 mod support;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -12,24 +15,14 @@ use std::sync::LazyLock;
 use easq::contract::v1::{
     Answer, BehaviorEvent, BehaviorGroup, LabelledView, PreferencePair, QuestionnaireResponse, sample,
 };
-use easq::kafka::Outgoing;
-use easq::kafka::topics::Admin;
-use easq::kafka::transaction::TransactionalProducer;
-use easq::settings::Settings;
-use easq::supervise::StopToken;
-use prost::Message;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::Value;
 use support::folders::{assert_same, contents, names};
-use support::joiners::{self, Joiner};
 use support::oracle::{self, JoinTruth};
 use support::replays::{
-    self, DEADLINE, PARTITIONS, answered_at, command, committed_by_any_group, groups, interrupted, line,
-    names_in_kafka, of_view, partition_of, refused, replayed, resumed, state, text, time,
+    self, DEADLINE, PARTITIONS, answered_at, command, interrupted, line, names_in_kafka, of_view,
+    partition_of, replayed, resumed, state, text,
 };
-use support::trainers::{self, Trainer};
-use support::{Easq, Input, Kafka, Line, Record, eventually, response, view, world};
+use support::{Easq, Kafka, Line, Record, world};
 
 const VIEWS: u64 = 30_000;
 const SPAN_MS: i64 = 6 * 3_600_000;
@@ -236,79 +229,6 @@ fn invariant_5_the_pairs_follow_from_the_order_of_the_merge() {
 }
 
 #[test]
-fn invariant_10_a_service_that_runs_notices_nothing_and_its_labels_are_those_of_the_replay() {
-    let line = line("backfill-beside").set("publish.checkpoint_interval_ms", 1000);
-    line.create_topics(PARTITIONS);
-    let settings = line.settings();
-    let deliveries = world::deliveries(&settings, VIEWS / 5, SPAN_MS / 5, SEED + 1, PARTITIONS);
-    let (most, rest) = deliveries.split_at(deliveries.len() - 100);
-    world::write(&line, most);
-    let joiner = Joiner::start(&line, "live");
-    joiners::consumed_to_the_end(&line, PARTITIONS);
-    let trainer = Trainer::start(&line);
-    trainers::production_learns_all(&line);
-    let mut before = state(&line);
-    eventually(DEADLINE, "the service has nothing left to do", || {
-        let now = state(&line);
-        std::mem::replace(&mut before, now) == before
-    });
-    let prefix = settings.model.name.trim_end_matches(".name");
-    let names = names_in_kafka(prefix);
-    let version = support::lineage::registry(&settings).newest_checkpoint().expect("a checkpoint").version;
-
-    let start_ms = deliveries[0].arrived_ms;
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let (model, samples) = (dir.path().join("model"), dir.path().join("samples.jsonl"));
-    let base = version.to_string();
-    let more = ["--output", text(&model), "--samples", text(&samples), "--base", &base];
-    replayed(&line, (start_ms - HOUR_MS, start_ms + SPAN_MS), &more);
-
-    let after = state(&line);
-    assert!(after == before, "the replay changed something of the service");
-    let trainers = format!("easq-trainer-{}", settings.model.name);
-    let expected = BTreeSet::from([settings.joiner.group.as_str(), &trainers]);
-    assert_eq!(groups(&after.committed), expected, "no other group has offsets in these topics");
-    assert_eq!(names_in_kafka(prefix), names);
-    world::write(&line, rest);
-    joiners::consumed_to_the_end(&line, PARTITIONS);
-    joiner.stop();
-    trainer.stop();
-    compare_with_the_service(&before.records, &settings, &dir);
-}
-
-/// The labels are the same; of the pairs most are, since arrival has almost the order of event time.
-fn compare_with_the_service(
-    records: &BTreeMap<String, Vec<Record>>,
-    settings: &Settings,
-    dir: &tempfile::TempDir,
-) {
-    let account = replays::account(&dir.path().join("model/backfill.json"));
-    let labels = &records[&settings.topics.labelled_views];
-    assert!(labels.len() > 100, "only {} labels", labels.len());
-    assert_eq!(account["labels"], labels.len());
-    let replayed = replays::pairs(&dir.path().join("samples.jsonl"));
-    let replayed: BTreeSet<Vec<u8>> = replayed.iter().map(Message::encode_to_vec).collect();
-    let live = &records[&settings.topics.preference_pairs];
-    let live: BTreeSet<Vec<u8>> =
-        live.iter().map(|record| record.decode::<PreferencePair>().encode_to_vec()).collect();
-    let labels_of = |pairs: &BTreeSet<Vec<u8>>| -> BTreeSet<(i32, i64)> {
-        let pairs = pairs.iter().map(|pair| PreferencePair::decode(&pair[..]).expect("a pair"));
-        let labels = pairs.flat_map(|pair| [pair.chosen, pair.rejected]).flatten();
-        labels.map(|label| of_view(&label)).map(|source| (source.partition, source.offset)).collect()
-    };
-    let (ours, theirs) = (labels_of(&replayed), labels_of(&live));
-    let written: BTreeSet<(i32, i64)> = labels
-        .iter()
-        .map(|record| of_view(&record.decode()))
-        .map(|source| (source.partition, source.offset))
-        .collect();
-    assert!(ours.is_subset(&written) && theirs.is_subset(&written), "a pair of something that is no label");
-    let equal = replayed.intersection(&live).count();
-    println!("pairs: {} of the service, {} of the replay, {equal} of both", live.len(), replayed.len());
-    assert!(equal * 10 >= live.len() * 9, "{equal} of {} pairs are the same", live.len());
-}
-
-#[test]
 fn a_replay_goes_on_from_a_folder_as_training_from_a_file_does() {
     let run = &*RUN;
     let (replayed, from_file) = (run.path("on-replayed"), run.path("on-from-file"));
@@ -417,148 +337,4 @@ fn shows_how_far_it_has_come(shown: &str, account: &Value) {
     assert_eq!(labels, format!("{} labels", account["labels"]));
     assert_eq!(pairs, format!("{} pairs", account["preference_pairs"]));
     assert!(left.ends_with(" left") && left.starts_with(|first: char| first.is_ascii_digit()), "{line}");
-}
-
-#[test]
-fn a_range_that_is_none_is_wrong_usage() {
-    let run = &*RUN;
-    let (from_ms, to_ms) = run.range;
-    let says = refused(&run.line, (to_ms, from_ms), &["--join-only"], 2);
-    assert!(says.contains(&time(to_ms)) && says.contains("does not lie before"), "{says}");
-    for (from, hint) in [("2026-01-31T06:00:00", "has no time zone"), ("6h", "-6h"), ("noon", "RFC 3339")] {
-        let words = ["backfill", "--from", from, "--to", "now", "--join-only"];
-        let (status, output) = Easq::run(run.line.arguments(&words), DEADLINE);
-        assert!(status.code() == Some(2) && output.contains(hint), "{output}");
-    }
-    let says = refused(&run.line, run.range, &[], 2);
-    assert!(says.contains("--help"), "{says}");
-}
-
-#[test]
-fn a_range_with_nothing_in_it_says_what_there_is() {
-    let run = &*RUN;
-    let newest = run.views.iter().chain(&run.responses).filter_map(|record| record.timestamp_ms).max();
-    let newest_ms = newest.expect("records");
-    let range = (newest_ms + 4 * HOUR_MS, newest_ms + 5 * HOUR_MS);
-    let says = refused(&run.line, range, &["--join-only"], 1);
-    assert!(says.contains("hold no record from") && says.contains(&time(newest_ms)), "{says}");
-    let empty = line("backfill-empty");
-    empty.create_topics(1);
-    let says = refused(&empty, range, &["--join-only"], 1);
-    assert!(says.ends_with("hold no record"), "{says}");
-    let says = refused(&line("backfill-nowhere"), range, &["--join-only"], 1);
-    assert!(says.contains("does not exist"), "{says}");
-}
-
-/// A view each minute for five hours, in one partition; the first `answered` of them with their answers.
-fn minutely(prefix: &str, answered: i64) -> (Line, i64) {
-    let start_ms = 1_750_000_000_000;
-    let line = line(prefix);
-    line.create_topics(1);
-    let topics = line.settings().topics;
-    let at = |minute: i64| start_ms + minute * MINUTE_MS;
-    let views = (0..300).map(|minute| {
-        let event = view("user", &format!("impression-{minute}"), at(minute));
-        Input::new("user", event.encode_to_vec(), at(minute))
-    });
-    let answers = (0..answered).map(|minute| {
-        let event = response("user", &format!("impression-{minute}"), at(minute) + 1, Answer::Satisfied);
-        Input::new("user", event.encode_to_vec(), at(minute) + 1)
-    });
-    line.kafka().produce(&topics.behavior, &views.collect::<Vec<_>>());
-    line.kafka().produce(&topics.responses, &answers.collect::<Vec<_>>());
-    (line, start_ms)
-}
-
-/// No service is there that could have committed something: whatever there is, is the replay's.
-#[test]
-fn invariant_10_a_replay_leaves_no_offsets_to_any_group() {
-    let (line, start_ms) = minutely("backfill-no-group", 60);
-    let settings = line.settings();
-    let inputs = [settings.topics.behavior, settings.topics.responses];
-    replayed(&line, (start_ms, start_ms + 5 * HOUR_MS), &["--join-only"]);
-    let committed = committed_by_any_group(&inputs);
-    assert!(committed.is_empty(), "{committed:?}");
-    // One that commits is seen.
-    let consumer: BaseConsumer = Kafka::shared()
-        .client()
-        .set("group.id", Kafka::unique("backfill-commits"))
-        .create()
-        .expect("a valid configuration");
-    let mut offsets = TopicPartitionList::new();
-    offsets.add_partition_offset(&inputs[0], 0, Offset::Offset(1)).expect("an offset");
-    consumer.commit(&offsets, CommitMode::Sync).expect("committed");
-    assert_eq!(groups(&committed_by_any_group(&inputs)).len(), 1);
-}
-
-fn account_of(line: &Line, range: (i64, i64), more: &[&str]) -> Value {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let file = dir.path().join("samples.pb");
-    replayed(line, range, &[&["--samples", text(&file)], more].concat());
-    replays::account(&dir.path().join("samples.pb.backfill.json"))
-}
-
-/// The log then ends with a marker of the transaction, and not with a record.
-#[test]
-fn inputs_that_are_written_in_transactions_are_read_to_their_ends() {
-    let line = line("backfill-transactions");
-    line.create_topics(1);
-    let settings = line.settings();
-    let start_ms = 1_750_000_000_000;
-    let (event, answer) =
-        (view("user", "one", start_ms), response("user", "one", start_ms, Answer::Satisfied));
-    let producer =
-        TransactionalProducer::new(&settings.kafka, "backfill-inputs", DEADLINE, &StopToken::new());
-    let producer = producer.expect("a valid configuration");
-    producer.init().expect("transactions");
-    let record = |topic: &str, payload: Vec<u8>| Outgoing {
-        timestamp_ms: Some(start_ms),
-        ..Outgoing::to(topic).partition(0).key("user").payload(payload)
-    };
-    let views = record(&settings.topics.behavior, event.encode_to_vec());
-    let answers = record(&settings.topics.responses, answer.encode_to_vec());
-    producer.begin().expect("a transaction");
-    producer.deliver(&[views, answers]).expect("delivered");
-    producer.commit_outputs().expect("committed");
-    let account = account_of(&line, (start_ms, start_ms + 1), &[]);
-    assert_eq!(account["labels"], 1);
-    let next: Vec<&Value> =
-        account["inputs"].as_array().expect("a list").iter().map(|input| &input["next_offset"]).collect();
-    assert_eq!(next, [&Value::from(2), &Value::from(2)]);
-}
-
-/// Invariant 12.
-#[test]
-fn an_input_that_has_ended_does_not_make_the_window_grow() {
-    let (line, start_ms) = minutely("backfill-silent", 60);
-    let line = line.set("join.max_waiting_records", 100);
-    let account = account_of(&line, (start_ms, start_ms + 5 * HOUR_MS), &[]);
-    assert_eq!((&account["labels"], &account["views"]["evicted"]), (&60.into(), &0.into()));
-}
-
-#[test]
-fn a_range_of_which_something_is_gone_says_how_much_and_what_is_left() {
-    let (line, start_ms) = minutely("backfill-gone", 300);
-    let settings = line.settings();
-    let low = 120;
-    let admin = Admin::new(&settings.kafka).expect("a valid configuration");
-    admin.delete_records_below(&settings.topics.behavior, 0, low).expect("deleted");
-    let left_ms = start_ms + low * MINUTE_MS;
-    let range = (start_ms + 200 * MINUTE_MS, start_ms + 210 * MINUTE_MS);
-
-    // It begins to be read 30 + 2 + 10 + 60 minutes before.
-    let says = refused(&line, range, &["--join-only"], 1);
-    let topic = &settings.topics.behavior;
-    for part in [topic.as_str(), "offset 120", &time(left_ms), "a hole of up to 22m", "--accept-gap"] {
-        assert!(says.contains(part), "{part}: {says}");
-    }
-    let earliest_ms = left_ms + 102 * MINUTE_MS + 1;
-    assert!(says.contains(&format!("misses nothing is {}", time(earliest_ms))), "{says}");
-    replayed(&line, (earliest_ms, earliest_ms + 1), &["--join-only"]);
-    refused(&line, (earliest_ms - 1, earliest_ms), &["--join-only"], 1);
-
-    let account = account_of(&line, range, &["--accept-gap"]);
-    let lacks: Vec<&Value> = account["inputs"].as_array().expect("a list").iter().collect();
-    assert_eq!((&lacks[0]["lacks_records"], &lacks[1]["lacks_records"]), (&true.into(), &false.into()));
-    assert_eq!(account["labels"], 10);
 }
