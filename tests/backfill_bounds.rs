@@ -246,7 +246,7 @@ fn what_cannot_be_read_ends_a_replay_with_its_offset() {
         }
         producer.flush(DEADLINE).expect("all records delivered");
         let topic = topics.behavior.as_str();
-        let offset = cluster.spoil_batch(0, topic, 0);
+        let offset = cluster.spoil_batch(0, topic, 0).start;
         assert!(0 < offset && offset < views);
         let says = refused(&line, (START_MS, START_MS + views * 100), &["--join-only"], 1);
         let place = format!("'{topic}' partition 0 cannot be read from offset {offset} on: ");

@@ -13,7 +13,7 @@ use easq::join::Outcome;
 use easq::kafka::topics::Admin;
 use prost::Message;
 use support::joiners::{self, Joiner, SOON};
-use support::{Input, Line, Supervised, eventually, response, view};
+use support::{Input, Line, Served, Supervised, eventually, response, view};
 
 const BEGUN_MS: i64 = 1_700_000_000_000;
 
@@ -166,5 +166,38 @@ fn an_input_topic_that_is_created_again_under_the_running_service_ends_it_with_w
         for part in [topic.as_str(), "deleted and created again", "joiner.group", "output topics"] {
             assert!(error.contains(part), "{error}");
         }
+    }
+}
+
+/// Nobody else says so: the consumers ask again and again.
+#[test]
+fn an_input_topic_that_is_deleted_for_good_is_told_once_and_leaves_the_joiner_unready() {
+    for side in [Side::Views, Side::Responses] {
+        let line =
+            Line::new("deleted").set("joiner.instance_id", "one").set("telemetry.unready_after_ms", 1_500);
+        line.create_topics(1);
+        let topics = line.settings().topics;
+        line.kafka().produce(&topics.behavior, &views(0..100));
+        line.kafka().produce(&topics.responses, &answers(0..100, 100));
+        let mut service = Served::start(&line, &["run", "--role", "joiner"]);
+        joiners::consumed_to_the_end(&line, 1);
+        eventually(SOON, "it is ready", || service.ready().0 == 200);
+        let topic = if side == Side::Views { topics.behavior } else { topics.responses };
+        line.kafka().delete_topic(&topic);
+        let is_told = || {
+            let (status, body) = service.ready();
+            status == 503 && body.contains(&format!("input topic '{topic}' is not there any more"))
+        };
+        eventually(SOON, "readiness says what is missing", is_told);
+        let age = || service.status()["uptime_seconds"].as_f64().expect("a number");
+        let then = age();
+        eventually(SOON, "it is looked for several times more", || age() > then + 25.0);
+        assert!(is_told(), "{:?}", service.ready());
+        let warned = service.output().matches("an input topic is not there any more").count();
+        assert_eq!(warned, 1, "{}", service.output());
+        line.kafka().create_topic(&topic, 1);
+        assert_eq!(service.wait(), Some(1), "{}", service.output());
+        let output = service.output();
+        assert!(output.lines().last().is_some_and(|last| last.contains("created again")), "{output}");
     }
 }

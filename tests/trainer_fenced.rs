@@ -140,6 +140,33 @@ fn a_trainer_whose_training_hangs_lets_go_of_the_model_and_fails() {
     assert_holds(&line);
 }
 
+/// As a call into the Kafka client does that never comes back.
+#[test]
+fn a_trainer_whose_publish_hangs_lets_go_of_the_model_and_fails() {
+    let line = endless_session("fenced-publish")
+        .set("train.hang_timeout_ms", 2_000)
+        .set("publish.transaction_timeout_ms", 3_000);
+    let mut samples = Samples::new(&line.settings(), PARTITIONS);
+    let mut owner = Trainer::start_with(&line, "transaction-before-end=2*off->pause");
+    owner.process.wait_for_output(OWNS, SOON);
+    let other = standing_by(&line, "");
+    eventually(SOON, "two publishes came to their ends", || {
+        samples.write(50);
+        owner.published() >= 2
+    });
+    samples.write(200);
+    let status = owner.process.wait(SOON);
+    let output = owner.process.output();
+    assert_eq!(status.code(), Some(1), "{status}: {output}");
+    let last = output.lines().last().expect("a process that fails says why");
+    for part in [&*line.settings().model.name, "publishing", "train.hang_timeout_ms", "32000 ms", "restart"] {
+        assert!(last.contains(part), "{last}");
+    }
+    production_learns_all(&line);
+    other.stop();
+    assert_holds(&line);
+}
+
 #[test]
 fn a_panic_of_the_thread_that_trains_ends_the_process() {
     let line = endless_session("fenced-panic");

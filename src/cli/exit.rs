@@ -128,8 +128,14 @@ mod tests {
         assert!(!leaves_threads(&failed("the disk is full")));
         let left = failed(TrainerError::Left { source: lost.into(), seconds: 20 });
         assert_eq!((code(&left), leaves_threads(&left)), (3, true));
-        let hung = failed(TrainerError::Hung { model: "main".to_owned(), limit_ms: 1 });
-        assert_eq!((code(&hung), leaves_threads(&hung)), (1, true));
+        let model = || "main".to_owned();
+        for hung in [
+            TrainerError::Hung { model: model(), limit_ms: 1 },
+            TrainerError::PublishHung { model: model(), limit_ms: 1 },
+        ] {
+            let hung = failed(hung);
+            assert_eq!((code(&hung), leaves_threads(&hung)), (1, true));
+        }
     }
 
     #[test]

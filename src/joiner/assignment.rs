@@ -113,6 +113,9 @@ impl Instance<'_> {
         kept: &mut BTreeMap<i32, Partition>,
         since: Instant,
     ) -> Result<Option<BTreeMap<i32, Partition>>, JoinerError> {
+        if partitions.is_empty() {
+            return Ok(Some(BTreeMap::new()));
+        }
         let Some(ids) = self.membership.topic_ids(self.stop)? else { return Ok(None) };
         let Some(committed) = self.membership.committed(partitions, self.stop)? else { return Ok(None) };
         let mut states = BTreeMap::new();

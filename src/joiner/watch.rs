@@ -1,22 +1,27 @@
-//! Looks after what no consumer tells: whether the input topics are still the ones that were begun with.
+//! Looks after what no consumer tells: whether the input topics are there, and still the ones that were
+//! begun with.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::kafka::identity::{TopicId, TopicObserver};
 use crate::settings::Settings;
 use crate::supervise::StopToken;
+use crate::telemetry::events::{InputBack, InputMissing};
 
 use super::JoinerError;
 
 /// Between two questions to the brokers.
 const INTERVAL: Duration = Duration::from_secs(5);
+/// After one that they did not answer.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// The ids that the instances began with, as far as the brokers give any; views first.
 pub(super) type KnownTopics = Arc<Mutex<[Option<TopicId>; 2]>>;
 
 /// Asks for the ids of both input topics from time to time, until the stop or until one is another
-/// than the instances began with.
+/// than the instances began with. Tells of one that is not there any more, and when it is back.
 ///
 /// # Errors
 /// [`JoinerError::TopicReplacedMeanwhile`]; a client that cannot be made. Brokers that do not answer
@@ -24,16 +29,45 @@ pub(super) type KnownTopics = Arc<Mutex<[Option<TopicId>; 2]>>;
 pub(super) fn watch(settings: &Settings, known: &KnownTopics, stop: &StopToken) -> Result<(), JoinerError> {
     let topics = [settings.topics.behavior.clone(), settings.topics.responses.clone()];
     let observer = TopicObserver::new(&settings.kafka, "joiner observer").map_err(JoinerError::Observer)?;
-    while !stop.wait(INTERVAL) {
-        let before = known.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if before.iter().all(Option::is_none) {
-            continue;
-        }
-        if let Ok(now) = observer.topic_ids(&topics.each_ref().map(String::as_str)) {
-            compare(&topics, &before, &now)?;
+    let mut missing = Missing::default();
+    let mut wait = INTERVAL;
+    while !stop.wait(wait) {
+        match observer.topic_ids(&topics.each_ref().map(String::as_str)) {
+            Ok(now) => {
+                let before = known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                compare(&topics, &before, &now)?;
+                missing.are(BTreeSet::new());
+                wait = INTERVAL;
+            }
+            Err(_) => {
+                let gone: BTreeSet<&str> =
+                    topics.iter().map(String::as_str).filter(|topic| observer.is_missing(topic)).collect();
+                // One that has come back while that was asked may be another one.
+                wait = if gone.is_empty() { RETRY_PAUSE } else { INTERVAL };
+                if !gone.is_empty() {
+                    missing.are(gone);
+                }
+            }
         }
     }
     Ok(())
+}
+
+/// The topics that were told as missing.
+#[derive(Default)]
+struct Missing(BTreeSet<String>);
+
+impl Missing {
+    /// Tells what has changed: each topic once when it goes, and once when it is back.
+    fn are(&mut self, now: BTreeSet<&str>) {
+        for topic in now.iter().filter(|topic| !self.0.contains(**topic)) {
+            InputMissing { topic }.emit();
+        }
+        for topic in self.0.iter().filter(|topic| !now.contains(topic.as_str())) {
+            InputBack { topic }.emit();
+        }
+        self.0 = now.into_iter().map(str::to_owned).collect();
+    }
 }
 
 /// An error when one of the topics is another one now.

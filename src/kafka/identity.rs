@@ -16,6 +16,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaRespErr;
 
 use super::client::{Context, client_config};
+use super::metadata;
 use crate::settings;
 
 /// The id that a cluster gave to a topic when it was created, in base64 as Kafka's tools print it.
@@ -43,6 +44,12 @@ impl TopicObserver {
     /// In words: no broker answers, or it refuses, or does not know one of the topics.
     pub fn topic_ids(&self, topics: &[&str]) -> Result<Vec<Option<TopicId>>, String> {
         topic_ids(self.client.client(), topics, OBSERVER_TIMEOUT).map_err(|error| error.to_string())
+    }
+
+    /// Whether all answers of some seconds say that there is no such topic. False at the first sign of it,
+    /// and when nobody answers.
+    pub fn is_missing(&self, topic: &str) -> bool {
+        metadata::is_missing(self.client.client(), topic, OBSERVER_TIMEOUT)
     }
 }
 

@@ -27,11 +27,12 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use self::context::ChangeKind;
 pub use self::error::MembershipError;
 use self::error::failed;
-use self::feed::Feed;
+use self::feed::{Fault, Feed};
 use super::client::Context;
-use super::{GroupMetadata, Record};
+use super::reader::unreadable;
+use super::{GroupMetadata, Record, metadata};
 use crate::contract::Side;
-use crate::settings::Settings;
+use crate::settings::{self, Settings};
 use crate::supervise::StopToken;
 
 /// One request to the broker, as long as it may take before the loop looks at its stop token.
@@ -97,6 +98,7 @@ pub struct Membership {
     /// answer waits behind a fetch.
     uncommitted: BaseConsumer<Context>,
     group: String,
+    kafka: settings::Kafka,
     partition_count: i32,
     /// Of the assignment that is started.
     group_metadata: Option<GroupMetadata>,
@@ -124,6 +126,7 @@ impl Membership {
             uncommitted: config::uncommitted(settings)?,
             partition_count: 0,
             group: settings.joiner.group.clone(),
+            kafka: settings.kafka.clone(),
             group_metadata: None,
             assigned_metadata: None,
         };
@@ -165,7 +168,7 @@ impl Membership {
     /// poll.
     ///
     /// # Errors
-    /// Fenced, not authorized, or an assignment whose partition numbers differ between the inputs.
+    /// Fenced, not authorized, records that cannot be read, or an assignment whose partition numbers differ between the inputs.
     /// Brokers that are away are not an error: polls bring nothing until they are back.
     pub fn poll_responses(
         &mut self,
@@ -173,21 +176,20 @@ impl Membership {
         timeout: Duration,
         records: &mut Vec<Record>,
     ) -> Result<Option<Rebalance>, MembershipError> {
-        self.member.poll(max, timeout, records).map_err(|fault| fault.into_error(&self.group))?;
+        let polled = self.member.poll(max, timeout, records);
+        polled.map_err(|fault| self.ended(Side::Responses, fault))?;
         let Some(change) = self.member.consumer.context().take_rebalance() else { return Ok(None) };
         let views: Vec<i32> = change.numbers(&self.mirror.topic);
         let responses: Vec<i32> = change.numbers(&self.member.topic);
-        if views != responses {
-            return Err(MembershipError::Misaligned { group: self.group.clone(), views, responses });
-        }
         Ok(Some(match change.kind {
             ChangeKind::Assigned => {
+                let partitions = self.aligned(views, responses)?;
                 // Before it is answered the group cannot go on to another generation. Once the session
                 // is lost the metadata is that of nobody, which fences nothing: but the mark of the
                 // loss comes first.
                 let metadata = self.member.consumer.group_metadata().map(GroupMetadata::new);
                 self.assigned_metadata = metadata.filter(|_| !self.member.consumer.assignment_lost());
-                Rebalance::Assigned { partitions: responses }
+                Rebalance::Assigned { partitions }
             }
             ChangeKind::Revoked { lost } => Rebalance::Revoked { partitions: responses, lost },
         }))
@@ -203,7 +205,8 @@ impl Membership {
         timeout: Duration,
         records: &mut Vec<Record>,
     ) -> Result<(), MembershipError> {
-        self.mirror.poll(max, timeout, records).map_err(|fault| fault.into_error(&self.group))
+        let polled = self.mirror.poll(max, timeout, records);
+        polled.map_err(|fault| self.ended(Side::Views, fault))
     }
 
     /// Answers an assignment, or begins to read after it was [put off](Membership::put_off): both
@@ -321,6 +324,34 @@ impl Membership {
         health.dropped_records += member.dropped_records;
         health.offset_gone |= member.offset_gone;
         health
+    }
+
+    /// The partitions of an assignment, which are the same of both inputs. The group has none to give of a
+    /// topic that is not there any more, and nothing can be joined then.
+    fn aligned(&self, views: Vec<i32>, responses: Vec<i32>) -> Result<Vec<i32>, MembershipError> {
+        if views == responses {
+            return Ok(responses);
+        }
+        let empty = [(&self.mirror, views.is_empty()), (&self.member, responses.is_empty())];
+        let is_gone = |feed: &Feed| {
+            let count = metadata::partition_count(self.uncommitted.client(), &feed.topic, REQUEST_TIMEOUT);
+            matches!(count, Ok(0))
+        };
+        if empty.iter().any(|(feed, is_empty)| *is_empty && is_gone(feed)) {
+            return Ok(Vec::new());
+        }
+        Err(MembershipError::Misaligned { group: self.group.clone(), views, responses })
+    }
+
+    fn ended(&self, side: Side, fault: Fault) -> MembershipError {
+        match fault.unreadable() {
+            Some(code) => {
+                let places = self.feed(side).places();
+                let place = unreadable::find(&self.kafka, "joiner second look", places, code);
+                MembershipError::Unreadable { place }
+            }
+            None => fault.into_error(&self.group),
+        }
     }
 
     fn feed(&self, side: Side) -> &Feed {

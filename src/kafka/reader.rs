@@ -6,6 +6,7 @@
 mod feeds;
 mod queue;
 mod reading;
+pub(super) mod unreadable;
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use super::client::{Context, client_config, is_access_refused, is_connection_tro
 use super::identity::{TopicId, topic_ids};
 use super::{Record, TopicNames, metadata, partition_list};
 use crate::settings;
+use unreadable::is_unreadable;
 
 /// Why a log could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -82,10 +84,13 @@ pub(crate) const BY_HAND: [(&str, &str); 6] = [
 pub struct LogReader {
     consumer: Arc<BaseConsumer<Context>>,
     client: String,
+    kafka: settings::Kafka,
     names: RefCell<TopicNames>,
     assigned: Vec<(Arc<str>, i32, i64)>,
     /// When brokers that were away were asked last.
     asked: Cell<Option<Instant>>,
+    /// The last error that was tried again, until a record comes.
+    told: Cell<Option<Code>>,
 }
 
 /// What one poll of a partition's log came to.
@@ -128,9 +133,11 @@ impl LogReader {
         Ok(Self {
             consumer: Arc::new(consumer),
             client: client.to_owned(),
+            kafka: kafka.clone(),
             names,
             assigned: Vec::new(),
             asked: Cell::default(),
+            told: Cell::default(),
         })
     }
 
@@ -153,8 +160,8 @@ impl LogReader {
     /// be reached (reported in the log once per change).
     ///
     /// # Errors
-    /// [`ReadError::OffsetGone`], [`ReadError::UnknownTopic`], [`ReadError::AccessRefused`]: nothing
-    /// that passes by itself.
+    /// [`ReadError::OffsetGone`], [`ReadError::Unreadable`], [`ReadError::UnknownTopic`],
+    /// [`ReadError::AccessRefused`]: nothing that passes by itself.
     pub fn poll(&self, timeout: Duration) -> Result<Option<Record>, ReadError> {
         match self.next(timeout)? {
             Polled::Record(record) => Ok(Some(record)),
@@ -219,6 +226,7 @@ impl LogReader {
             None => Ok(Polled::Nothing),
             Some(Ok(message)) => {
                 self.consumer.context().connection.note_up();
+                self.told.set(None);
                 let topic = self.names.borrow_mut().get(message.topic());
                 Ok(Polled::Record(Record::copied(topic, &message)))
             }
@@ -226,16 +234,22 @@ impl LogReader {
                 self.consumer.context().connection.note_up();
                 Ok(Polled::End)
             }
-            Some(Err(error)) => self.on_error(&error).map(|()| Polled::Nothing),
+            Some(Err(error)) => match error.rdkafka_error_code() {
+                Some(code) if is_unreadable(code) => Err(self.unreadable(code)),
+                code => {
+                    self.on_error(&error)?;
+                    self.tell_once(code, &error);
+                    Ok(Polled::Nothing)
+                }
+            },
         }
     }
 
     fn on_error(&self, error: &KafkaError) -> Result<(), ReadError> {
         match error.rdkafka_error_code() {
-            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => match self.gone_offset()? {
-                Some(gone) => Err(gone),
-                None => Err(client_error(&self.client, error)),
-            },
+            Some(code @ (Code::AutoOffsetReset | Code::OffsetOutOfRange)) => {
+                Err(self.gone_offset()?.unwrap_or_else(|| self.unreadable(code)))
+            }
             _ if metadata::is_unknown(error) => match self.missing_topic() {
                 Some(topic) => Err(ReadError::UnknownTopic { topic }),
                 None => {
@@ -259,6 +273,14 @@ impl LogReader {
                 thread::sleep(PAUSE_ON_ERROR);
                 Ok(())
             }
+        }
+    }
+
+    /// Says once what is tried again while brokers answer.
+    fn tell_once(&self, code: Option<Code>, error: &KafkaError) {
+        let is_told = is_connection_trouble(error) || metadata::is_unknown(error);
+        if !is_told && self.told.replace(code) != code {
+            tracing::warn!(client = self.client, "reading fails, and is tried again: {error}");
         }
     }
 

@@ -141,7 +141,7 @@ impl PublishError {
             Self::Page(PageError::Missing { .. }) | Self::Read(ReadError::OffsetGone { .. }) => {
                 Some(Refusal::MissingPage)
             }
-            Self::Page(_) => Some(Refusal::WrongPage),
+            Self::Page(_) | Self::Read(ReadError::Unreadable { .. }) => Some(Refusal::WrongPage),
             Self::File { .. } => Some(Refusal::Disk),
             _ => Some(Refusal::Other),
         }

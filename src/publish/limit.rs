@@ -6,6 +6,7 @@ use prost::Message;
 use crate::contract::v1;
 use crate::kafka::topics::{Admin, TopicsError};
 use crate::settings::Settings;
+use crate::supervise::Beat;
 
 use super::error::PublishError;
 use super::manifest;
@@ -22,10 +23,11 @@ pub struct RecordLimits {
 }
 
 impl RecordLimits {
-    /// Asks the brokers; blocks for up to half a minute.
-    pub fn ask(admin: &Admin, settings: &Settings) -> Result<Self, TopicsError> {
+    /// Asks the brokers twice; blocks for up to half a minute each time, moving `beat` in between.
+    pub fn ask(admin: &Admin, settings: &Settings, beat: &Beat) -> Result<Self, TopicsError> {
         let (topics, name) = (&settings.topics, &settings.model.name);
         let pages = admin.max_message_bytes(&topics.model(name))?;
+        beat.beat();
         let manifests = admin.max_message_bytes(&topics.registry(name))?;
         Ok(Self { pages, manifests })
     }

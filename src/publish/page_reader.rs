@@ -9,6 +9,7 @@ use crate::contract::v1;
 use crate::kafka::reader::{LogReader, ReadError};
 use crate::model::HostTensor;
 use crate::settings::Settings;
+use crate::supervise::Beat;
 
 use super::error::PublishError;
 use super::paged::{PagedTensor, Verified};
@@ -46,13 +47,20 @@ pub(super) struct Fetched {
 pub struct PageReader {
     reader: LogReader,
     topic: String,
+    beat: Beat,
 }
 
 impl PageReader {
     /// A reader of the page topic of the model that the settings name. `client` names it in logs.
     pub fn new(settings: &Settings, client: &str) -> Result<Self, PublishError> {
         let topic = settings.topics.model(&settings.model.name);
-        Ok(Self { reader: LogReader::tuned(&settings.kafka, client, &TUNING)?, topic })
+        let reader = LogReader::tuned(&settings.kafka, client, &TUNING)?;
+        Ok(Self { reader, topic, beat: Beat::default() })
+    }
+
+    /// The same, moving `beat` with each page and while it waits for one.
+    pub(super) fn beating(self, beat: &Beat) -> Self {
+        Self { beat: beat.clone(), ..self }
     }
 
     /// The contents of `pages` by digest, each checked for length and SHA-256 (invariant 8).
@@ -105,6 +113,7 @@ impl PageReader {
         let missing = || Err(PageError::Missing { tensor: tensor.to_owned(), offset }.into());
         let (mut heard_at, mut asked) = (Instant::now(), false);
         while heard_at.elapsed() < SILENCE {
+            self.beat.beat();
             let Some(record) = self.reader.poll(Duration::from_millis(100))? else {
                 if !asked && heard_at.elapsed() >= ASK_AFTER {
                     asked = true;

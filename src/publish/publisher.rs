@@ -12,7 +12,7 @@ use crate::kafka::transaction::{TransactionError, TransactionalProducer};
 use crate::kafka::{GroupMetadata, NextOffset, Outgoing};
 use crate::model::Architecture;
 use crate::settings::Settings;
-use crate::supervise::{StopToken, failpoint};
+use crate::supervise::{Beat, StopToken, failpoint};
 use crate::telemetry::events::{PagesNotTrimmed, PublishAborted, VersionPublished};
 
 use super::candidate::{Candidate, Published, StreamSuspect, WayBack};
@@ -30,6 +30,9 @@ const DELIVERY_BYTES: usize = 32 << 20;
 /// A transaction that the broker refused is built anew this often.
 const ATTEMPTS: u32 = 5;
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(200);
+
+/// Questions about topics, and requests to delete, have an end.
+const LONGEST_QUESTION_MS: u64 = 30_000;
 
 /// Deleting is asked for when it frees at least this many records.
 const TRIM_RECORDS: i64 = 64;
@@ -50,6 +53,8 @@ pub struct Publisher {
     /// None until the brokers have told them.
     limits: Option<RecordLimits>,
     stop: StopToken,
+    /// Moved by each step of a publish, the wait for an answer of the brokers included.
+    beat: Beat,
 }
 
 /// A publish before its transaction: nothing in it waits for anything but the broker.
@@ -102,7 +107,21 @@ impl Publisher {
             trimmed_below: 0,
             limits: None,
             stop,
+            beat: Beat::default(),
         })
+    }
+
+    /// The same, moving `beat` before and after whatever may take long. Where that is silent for longer
+    /// than [`longest_call_ms`](Self::longest_call_ms) and what the processor needs, a call hangs.
+    pub fn beating(self, beat: &Beat) -> Self {
+        let (producer, pages) = (self.producer.beating(beat), self.pages.beating(beat));
+        Self { producer, pages, beat: beat.clone(), ..self }
+    }
+
+    /// For how long a call to the brokers lasts at most, also where they are away: then it comes back without
+    /// an answer, and is made again.
+    pub fn longest_call_ms(settings: &Settings) -> u64 {
+        settings.publish.transaction_timeout_ms.max(LONGEST_QUESTION_MS)
     }
 
     /// What a reader of the registry sees once the last commit has reached it.
@@ -124,6 +143,7 @@ impl Publisher {
         let committed = self.commit(&draft, group)?;
         let manifest = self.apply(&draft, committed);
         failpoint("publish-before-trim");
+        self.beat.beat();
         self.trim();
         failpoint("publish-after-trim");
         let written: usize = draft.plan.writes.iter().map(|page| page.len()).sum();
@@ -175,6 +195,7 @@ impl Publisher {
     fn draft_patiently(&mut self, candidate: &Candidate) -> Result<Draft, PublishError> {
         let topic = self.settings.topics.registry(&self.settings.model.name);
         loop {
+            self.beat.beat();
             let heard = self.registry.poll_people(|| self.pages.stable_end(&topic));
             match heard.and_then(|()| self.draft(candidate.clone())) {
                 Err(error) if error.is_outage() && !self.stop.wait(BETWEEN_ATTEMPTS) => {
@@ -227,7 +248,7 @@ impl Publisher {
         relocations: &[Relocation],
     ) -> Result<(), PublishError> {
         if self.limits.is_none() {
-            match RecordLimits::ask(&self.admin, &self.settings) {
+            match RecordLimits::ask(&self.admin, &self.settings, &self.beat) {
                 Ok(limits) => self.limits = Some(limits),
                 Err(error) => {
                     tracing::debug!(%error, "the largest record of the model's topics is not known")
@@ -316,6 +337,7 @@ impl Publisher {
         let began = Instant::now();
         let session = Duration::from_millis(self.settings.train.session_timeout_ms);
         while group().is_some_and(|membership| membership.is_same(refused)) {
+            self.beat.beat();
             if began.elapsed() >= session || self.stop.wait(BETWEEN_ATTEMPTS) {
                 return Err(self.not_owned());
             }

@@ -2,7 +2,7 @@
 //!
 //! It is filled by the same [`events`](super::events) that move the metrics and write the log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -95,6 +95,8 @@ pub struct Known {
     /// Clients whose brokers are away, and what they said; several may have one name.
     pub away: BTreeMap<String, Away>,
     pub decision: Option<Decision>,
+    /// Topics of the joiner that are not there any more.
+    pub missing_inputs: BTreeSet<String>,
     /// Why nothing of the stream is learned, by signal.
     pub suspicion: BTreeMap<String, String>,
     troubles: BTreeMap<Role, Trouble>,
@@ -135,6 +137,7 @@ impl Default for State {
             is_version_in_place: false,
             away: BTreeMap::new(),
             decision: None,
+            missing_inputs: BTreeSet::new(),
             suspicion: BTreeMap::new(),
             troubles: BTreeMap::new(),
         })))
@@ -188,6 +191,14 @@ impl State {
             }
             is_last
         })
+    }
+
+    pub fn input_is_missing(&self, topic: &str) {
+        self.change(|known| known.missing_inputs.insert(topic.to_owned()));
+    }
+
+    pub fn input_is_there(&self, topic: &str) {
+        self.change(|known| known.missing_inputs.remove(topic));
     }
 
     pub fn gate_decided(&self, decision: Decision) {
@@ -251,7 +262,11 @@ impl Known {
     /// What keeps a role from its work, in words.
     fn problems(&self, role: Role) -> Vec<String> {
         let mut problems = match role {
-            Role::Joiner => self.instances.iter().filter_map(of_instance).collect(),
+            Role::Joiner => {
+                let missing = self.missing_inputs.iter();
+                let missing = missing.map(|topic| format!("input topic '{topic}' is not there any more"));
+                self.instances.iter().filter_map(of_instance).chain(missing).collect()
+            }
             Role::Trainer => of_trainer(&self.trainer).into_iter().collect(),
             Role::Follower if self.is_version_in_place => Vec::new(),
             Role::Follower => vec!["no version is in place yet".to_owned()],

@@ -19,6 +19,12 @@ pub enum TrainerError {
          step may take that long"
     )]
     Hung { model: String, limit_ms: u64 },
+    #[error(
+        "publishing of model '{model}' has made no progress for {limit_ms} ms (train.hang_timeout_ms, and the time within \
+         which each call to the brokers comes back, whether they are there or not): the model is free for a trainer that \
+         stands by; restart"
+    )]
+    PublishHung { model: String, limit_ms: u64 },
     /// It goes on with what it does until the process ends; nothing of it can be committed.
     #[error("{source}; what it was doing did not end within {seconds} s (joiner.drain_deadline_ms)")]
     Left { source: Box<TrainerError>, seconds: u64 },
@@ -30,6 +36,12 @@ pub enum TrainerError {
     Publish(#[from] PublishError),
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// Of an input: passed over, a version would claim offsets that it has not learned (invariant 7).
+    #[error(
+        "{place}; to go on without it, delete the log up to behind it (kafka-delete-records) and set train.gap = \"accept\", \
+         which records the gap"
+    )]
+    Unreadable { place: ReadError },
     #[error("version {version} cannot be compared with: {source}")]
     Reference { version: u64, source: crate::model::LoadError },
     #[error("version {version} cannot be resumed: {source}")]
@@ -87,7 +99,7 @@ impl TrainerError {
 
     /// Whether threads are left that cannot be ended: the process must end without waiting for them.
     pub fn leaves_threads(&self) -> bool {
-        matches!(self, Self::Hung { .. } | Self::Left { .. })
+        matches!(self, Self::Hung { .. } | Self::PublishHung { .. } | Self::Left { .. })
     }
 
     /// Whether brokers gave no answer, which passes by itself.

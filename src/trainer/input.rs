@@ -80,6 +80,9 @@ impl<T: Message + Default> Input<T> {
                     let partition = Partition { topic, number };
                     self.on_gone(Held { partition, topic_id: None, low, high }, offset)?
                 }
+                Err(place @ ReadError::Unreadable { .. }) => {
+                    return Err(TrainerError::Unreadable { place });
+                }
                 Err(error) => return Err(error.into()),
             };
             if let Some(arrival) = arrival

@@ -6,7 +6,7 @@
 //! trainer-pairs  ──┘ channels                     ◀───────────         in one transaction
 //!                                                 published
 //! the calling thread: the membership that makes this process the model's owner,
-//! and a look at whether the trainer still makes progress
+//! and a look at whether trainer and publisher still make progress
 //! ```
 //!
 //! Order at start: ownership, `init_transactions`, the registry to its last stable offset, the newest
@@ -37,12 +37,12 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::kafka::ownership::{Claim, Owned, Ownership};
 use crate::publish::{Candidate, Published, Publisher, writer_name};
 use crate::settings::Settings;
-use crate::supervise::StopToken;
+use crate::supervise::{Beat, StopToken};
 use crate::telemetry::events::{OwnershipGained, OwnershipLost, StandingBy};
 
 pub use error::TrainerError;
@@ -135,12 +135,13 @@ fn train(settings: &Settings, claim: &Claim, tokens: &Tokens) -> Result<(), Trai
     let (beat, stop, halting) = (tokens.beat.clone(), stop.clone(), halt.clone());
     let connections = Connections { groups, pairs, candidates, published, beat, stop, halt: halting };
     let learner = Learner::new(settings, started.learned, connections);
-    let publisher = started.publisher;
+    let publisher = started.publisher.beating(&tokens.publisher_beat);
     thread::scope(|scope| {
         let learning = tokens.learning();
         let threads = [
             start_scoped(scope, "publisher", halt, move || {
-                publish(publisher, claim, &to_publish, &to_learner)
+                let _publishing = tokens.publishing();
+                publish(publisher, claim, &to_publish, &to_learner, &tokens.publisher_beat)
             })?,
             start_scoped(scope, "trainer-groups", halt, move || groups_input.run())?,
             start_scoped(scope, "trainer-pairs", halt, move || pairs_input.run())?,
@@ -158,12 +159,19 @@ fn publish(
     claim: &Claim,
     candidates: &Receiver<Candidate>,
     published: &Sender<Published>,
+    beat: &Beat,
 ) -> Result<(), TrainerError> {
-    for candidate in candidates {
+    loop {
+        // With nothing to publish it waits, and does not hang.
+        beat.beat();
+        let candidate = match candidates.recv_timeout(SLICE) {
+            Ok(candidate) => candidate,
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        };
         let version = publisher.publish(candidate, &|| claim.group_metadata())?;
         if published.send(version).is_err() {
-            break;
+            return Ok(());
         }
     }
-    Ok(())
 }

@@ -9,6 +9,7 @@ mod door;
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -29,6 +30,8 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(120);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Of a batch of Kafka's format 2, before its records.
 const BATCH_HEADER_BYTES: usize = 61;
+/// Among its attributes: the batch is the end of a transaction.
+const CONTROL_BATCH: u8 = 0x20;
 
 /// One or three nodes, each broker and controller. Brokers and doors are numbered from 0. All of it
 /// ends with this value, or with this process.
@@ -153,8 +156,8 @@ impl Cluster {
     }
 
     /// Changes a byte of the records in a batch in the middle of a partition's oldest segment, as a bad disk
-    /// does; the offset of its first record.
-    pub fn spoil_batch(&self, broker: usize, topic: &str, partition: i32) -> i64 {
+    /// does; the offsets of its records, up to without the last.
+    pub fn spoil_batch(&self, broker: usize, topic: &str, partition: i32) -> Range<i64> {
         let data = self.folder.path().join(format!("data-{}", broker + 1));
         let path = data.join(format!("{topic}-{partition}")).join("00000000000000000000.log");
         let segment = fs::read(&path).expect("a segment of the broker");
@@ -163,12 +166,14 @@ impl Cluster {
             segment[at..at + bytes].iter().fold(0, |number, &byte| (number << 8) | u64::from(byte))
         };
         let next = |&at: &usize| Some(at + 12 + number(at + 8, 4) as usize).filter(|&at| at < segment.len());
-        let batches: Vec<usize> = std::iter::successors(Some(0), next).collect();
+        let is_data = |&at: &usize| segment[at + 22] & CONTROL_BATCH == 0;
+        let batches: Vec<usize> = std::iter::successors(Some(0), next).filter(is_data).collect();
         let batch = batches[batches.len() / 2];
         let file = File::options().write(true).open(&path).expect("a segment of the broker");
         let at = batch + BATCH_HEADER_BYTES;
         file.write_all_at(&[!segment[at]], at as u64).expect("a file that takes a byte");
-        number(batch, 8) as i64
+        let first = number(batch, 8) as i64;
+        first..first + number(batch + 23, 4) as i64 + 1
     }
 
     /// Waits until a broker has ended, by itself or by a signal.

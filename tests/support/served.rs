@@ -22,6 +22,17 @@ impl Served {
         Self { process, address }
     }
 
+    /// What it has printed so far.
+    pub fn output(&self) -> String {
+        self.process.output()
+    }
+
+    /// Waits for its own end; the exit code.
+    #[track_caller]
+    pub fn wait(&mut self) -> Option<i32> {
+        self.process.wait(DEADLINE).code()
+    }
+
     pub fn get(&self, path: &str) -> String {
         get(&self.address, path).unwrap_or_default()
     }

@@ -2,6 +2,8 @@
 
 use rdkafka::error::KafkaError;
 
+use crate::kafka::reader::ReadError;
+
 #[derive(Debug, thiserror::Error)]
 pub enum MembershipError {
     #[error(
@@ -37,6 +39,13 @@ pub enum MembershipError {
         "not allowed to read '{what}' ({reason}): grant Read on the topic and the group, or correct [kafka]"
     )]
     NotAuthorized { what: String, reason: String },
+    /// Passed over, the records would have no outcome (invariant 11). They may be whole in another replica,
+    /// so nothing that is lost for good is made of them here.
+    #[error(
+        "{place}; to go on without it, delete the log up to behind it (kafka-delete-records): the joiner says what is lost \
+         with it"
+    )]
+    Unreadable { place: ReadError },
     #[error("{what}: {source}")]
     Client { what: String, source: KafkaError },
 }

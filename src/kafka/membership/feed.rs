@@ -13,6 +13,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::context::FeedContext;
 use super::{Health, MembershipError, REQUEST_TIMEOUT, RETRY_PAUSE};
 use crate::kafka::client::{Context, is_access_refused};
+use crate::kafka::reader::unreadable::is_unreadable;
 use crate::kafka::{Record, metadata, partition_list};
 
 /// A seek is local work of librdkafka; it answers at once unless the client is shutting down.
@@ -29,6 +30,8 @@ enum Action {
     Fenced,
     /// A person must act.
     NotAuthorized,
+    /// Records are there that cannot be read.
+    Unreadable,
 }
 
 fn action(error: &KafkaError) -> Action {
@@ -39,6 +42,7 @@ fn action(error: &KafkaError) -> Action {
         Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => Action::Recover,
         Some(RDKafkaErrorCode::FencedInstanceId) => Action::Fenced,
         Some(code) if is_access_refused(code) => Action::NotAuthorized,
+        Some(code) if is_unreadable(code) => Action::Unreadable,
         _ => Action::Retry,
     }
 }
@@ -51,12 +55,17 @@ pub(super) struct Fault {
 }
 
 impl Fault {
+    /// Of records that cannot be read.
+    pub(super) fn unreadable(&self) -> Option<RDKafkaErrorCode> {
+        self.error.rdkafka_error_code().filter(|_| self.action == Action::Unreadable)
+    }
+
     pub(super) fn into_error(self, group: &str) -> MembershipError {
         let reason = self.error.to_string();
         match self.action {
             Action::Fenced => MembershipError::Fenced { group: group.to_owned(), reason },
             Action::NotAuthorized => MembershipError::NotAuthorized { what: self.topic.to_string(), reason },
-            Action::Retry | Action::Recover => {
+            Action::Retry | Action::Recover | Action::Unreadable => {
                 MembershipError::Client { what: format!("reading '{}'", self.topic), source: self.error }
             }
         }
@@ -132,10 +141,11 @@ impl Feed {
     fn on_error(&mut self, error: KafkaError) -> Result<(), Fault> {
         match action(&error) {
             Action::Retry => {
-                self.consumer.context().logging.connection.note_down(&error.to_string());
                 if metadata::is_unknown(&error) {
                     // What it says is of no matter: asking is what makes librdkafka look again.
                     let _ = self.consumer.fetch_metadata(Some(&self.topic), REQUEST_TIMEOUT);
+                } else {
+                    self.consumer.context().logging.connection.note_down(&error.to_string());
                 }
                 // With the brokers down, polls return at once, again and again.
                 thread::sleep(RETRY_PAUSE);
@@ -145,7 +155,7 @@ impl Feed {
                 self.health.offset_gone = true;
                 Ok(())
             }
-            action @ (Action::Fenced | Action::NotAuthorized) => {
+            action @ (Action::Fenced | Action::NotAuthorized | Action::Unreadable) => {
                 Err(Fault { action, topic: self.topic.clone(), error })
             }
         }
@@ -198,6 +208,11 @@ impl Feed {
 
     pub(super) fn owned(&self) -> Vec<i32> {
         self.owned.keys().copied().collect()
+    }
+
+    /// Topic, partition and next offset of all that is owned.
+    pub(super) fn places(&self) -> impl Iterator<Item = (Arc<str>, i32, i64)> {
+        self.owned.iter().map(|(&partition, progress)| (self.topic.clone(), partition, progress.next_offset))
     }
 
     /// Behind the last record that was handed out.
@@ -331,6 +346,7 @@ mod tests {
         assert_eq!(passing(Code::BrokerTransportFailure), Action::Retry);
         assert_eq!(passing(Code::AllBrokersDown), Action::Retry);
         assert_eq!(passing(Code::AutoOffsetReset), Action::Recover);
+        assert_eq!(passing(Code::BadMessage), Action::Unreadable);
         assert_eq!(passing(Code::FencedInstanceId), Action::Fenced);
         assert_eq!(passing(Code::TopicAuthorizationFailed), Action::NotAuthorized);
         assert_eq!(action(&KafkaError::MessageConsumptionFatal(Code::Fenced)), Action::Fenced);

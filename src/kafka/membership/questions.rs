@@ -155,8 +155,11 @@ impl Membership {
                 return Err(error);
             }
             if begun.elapsed() > PATIENCE {
+                let is_answer = metadata::is_unknown(&reason);
                 let reason = reason.to_string();
-                self.member.consumer.context().logging.connection.note_down(&reason);
+                if !is_answer {
+                    self.member.consumer.context().logging.connection.note_down(&reason);
+                }
                 return Err(MembershipError::NoAnswer {
                     what: what.to_owned(),
                     group: self.group.clone(),

@@ -9,6 +9,7 @@ use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use super::queue::{Message, Queue, Queued, QueuedError};
+use super::unreadable::{is_unreadable, unreadable};
 use super::{LogReader, Polled, ReadError};
 use crate::contract::InputRecord;
 use crate::kafka::client::is_connection_trouble;
@@ -192,16 +193,12 @@ impl Feed {
         let QueuedError { code, offset } = error;
         let offset = offset.map_or(*next, |offset| offset.max(*next));
         let cause = KafkaError::MessageConsumption(code);
-        let unreadable = |offset| {
-            let (topic, partition, reason) = (Arc::clone(topic), *partition, cause.to_string());
-            ReadError::Unreadable { topic, partition, offset, reason }
-        };
         match code {
             Code::AutoOffsetReset | Code::OffsetOutOfRange => {
                 let (topic, partition, offset) = (Arc::clone(topic), *partition, *next);
                 let (low, high) = reader.watermarks(&topic, partition)?;
                 if (low..=high).contains(&offset) {
-                    return Err(unreadable(offset));
+                    return Err(unreadable(&topic, partition, offset, code));
                 }
                 return Err(ReadError::OffsetGone { topic, partition, offset, low, high });
             }
@@ -209,7 +206,7 @@ impl Feed {
                 *next = *end;
                 return Ok(Fed::End);
             }
-            _ if is_unreadable(code) => return Err(unreadable(offset)),
+            _ if is_unreadable(code) => return Err(unreadable(topic, *partition, offset, code)),
             _ if is_connection_trouble(&cause) => {}
             _ if told.replace(code) != Some(code) => {
                 tracing::warn!(%topic, partition, offset, "reading fails, and is tried again: {cause}");
@@ -241,19 +238,6 @@ impl LogReader {
             }),
         }
     }
-}
-
-/// Whether records are there that librdkafka passes over, or tries again for ever.
-fn is_unreadable(code: Code) -> bool {
-    // Of a checksum; of a codec; of a format; of a batch above what one fetch may bring.
-    matches!(
-        code,
-        Code::BadMessage
-            | Code::InvalidMessage
-            | Code::BadCompression
-            | Code::NotImplemented
-            | Code::MessageSizeTooLarge
-    )
 }
 
 fn copied(piece: &mut BytesMut, partition: i32, message: &Message<'_>) -> InputRecord {

@@ -26,7 +26,7 @@ use error::{Facts, Verdict, is_of_group};
 use super::client::{STATISTICS, client_config, is_access_refused};
 use super::{GroupMetadata, MAX_METADATA_BYTES, NextOffset, Outgoing, metadata, partition_list};
 use crate::settings;
-use crate::supervise::{StopToken, failpoint};
+use crate::supervise::{Beat, StopToken, failpoint};
 
 /// `init_transactions` goes on in the background between calls, so that it alone can be waited for
 /// in slices, with a look at the stop; every other call waits for its outcome.
@@ -60,6 +60,7 @@ pub struct TransactionalProducer {
     transactional_id: String,
     timeout: Duration,
     stop: StopToken,
+    beat: Beat,
 }
 
 impl TransactionalProducer {
@@ -111,7 +112,13 @@ impl TransactionalProducer {
                 }
             })?;
         let transactional_id = transactional_id.to_owned();
-        Ok(Self { producer, transactional_id, timeout, stop: stop.clone() })
+        Ok(Self { producer, transactional_id, timeout, stop: stop.clone(), beat: Beat::default() })
+    }
+
+    /// The same, moving `beat` before and after each call into librdkafka. Those that wait for brokers
+    /// come back within the transaction timeout, also without an answer, and are made again.
+    pub(crate) fn beating(self, beat: &Beat) -> Self {
+        Self { beat: beat.clone(), ..self }
     }
 
     /// Takes over the transactional id: fences its previous owner and aborts what that left open.
@@ -197,6 +204,7 @@ impl TransactionalProducer {
     pub fn abort(&self) -> Result<(), TransactionError> {
         // An abort right behind a send can end in a fatal INVALID_TXN_STATE; after a flush it
         // does not. Failed deliveries are no matter here.
+        self.beat.beat();
         self.native_flush();
         self.retrying("abort_transaction", || self.producer.abort_transaction(Timeout::Never))?;
         *self.deliveries() = Deliveries::default();
@@ -208,6 +216,7 @@ impl TransactionalProducer {
         let mut native = record.as_base_record(slot);
         let mut full_since: Option<Instant> = None;
         loop {
+            self.beat.beat();
             let (error, returned) = match self.producer.send(native) {
                 Ok(()) => return Ok(()),
                 Err(failed) => failed,
@@ -255,7 +264,9 @@ impl TransactionalProducer {
 
     /// Waits for all deliveries; a failed one keeps the transaction from committing.
     fn flush(&self, call: &'static str) -> Result<(), TransactionError> {
+        self.beat.beat();
         self.native_flush();
+        self.beat.beat();
         let failed = self.deliveries().failed.take();
         match (failed, self.producer.client().fatal_error()) {
             (_, Some((code, text))) => Err(self.ended(call, code, text)),
@@ -311,7 +322,10 @@ impl TransactionalProducer {
         call: &'static str,
         run: impl Fn() -> KafkaResult<()>,
     ) -> Result<bool, TransactionError> {
-        let error = match run() {
+        self.beat.beat();
+        let answer = run();
+        self.beat.beat();
+        let error = match answer {
             Ok(()) => return Ok(true),
             Err(KafkaError::Transaction(error)) => error,
             Err(other) => return Err(self.fatal(call, other.to_string())),

@@ -212,3 +212,32 @@ impl RecordsDropped {
         );
     }
 }
+
+/// The brokers say of an input topic that was read that there is none of this name; emitted once until it is
+/// back.
+pub struct InputMissing<'a> {
+    pub topic: &'a str,
+}
+
+impl InputMissing<'_> {
+    pub fn emit(self) {
+        state().input_is_missing(self.topic);
+        warn!(
+            topic = self.topic,
+            "an input topic is not there any more: nothing is joined until it is back, and a topic that is created \
+             again under its name is another one, which ends the joiner"
+        );
+    }
+}
+
+/// The topic that [`InputMissing`] told of is there.
+pub struct InputBack<'a> {
+    pub topic: &'a str,
+}
+
+impl InputBack<'_> {
+    pub fn emit(self) {
+        state().input_is_there(self.topic);
+        info!(topic = self.topic, "the input topic is there again");
+    }
+}

@@ -98,3 +98,15 @@ fn a_follower_is_ready_with_its_first_version_whatever_the_brokers_do() {
     state.client_is_away("follower registry", "connection refused");
     assert_eq!(not_ready_later(&state), "");
 }
+
+#[test]
+fn a_joiner_whose_input_is_gone_is_not_ready_until_it_is_back() {
+    let state = of(&[Role::Joiner, Role::Trainer]);
+    (0..2).for_each(|instance| state.instance_is(instance, InstanceState::Working));
+    state.trainer_is(TrainerState::Training);
+    state.input_is_missing("views");
+    assert_eq!(not_ready(&state), "", "it may be back soon");
+    assert_eq!(not_ready_later(&state), "joiner: input topic 'views' is not there any more");
+    state.input_is_there("views");
+    assert_eq!(not_ready_later(&state), "");
+}
