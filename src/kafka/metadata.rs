@@ -31,6 +31,25 @@ pub(super) fn watermarks<C: ClientContext>(
     }
 }
 
+/// Asks again, until `timeout` is over, where the leader of a partition moves and so cannot answer now.
+pub(super) fn patiently<T>(timeout: Duration, mut ask: impl FnMut() -> KafkaResult<T>) -> KafkaResult<T> {
+    let begun = Instant::now();
+    loop {
+        match ask() {
+            Err(error) if is_moving(&error) && begun.elapsed() < timeout => thread::sleep(BETWEEN_ANSWERS),
+            answered => return answered,
+        }
+    }
+}
+
+fn is_moving(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    let code = error.rdkafka_error_code();
+    code.is_some_and(|code| {
+        matches!(code, Code::NotLeaderForPartition | Code::LeaderNotAvailable | Code::ReplicaNotAvailable)
+    })
+}
+
 /// Says that a topic or partition is not known, rightly or not.
 pub(super) fn is_unknown(error: &KafkaError) -> bool {
     error.rdkafka_error_code().is_some_and(is_unknown_code)
@@ -72,5 +91,26 @@ pub(super) fn is_missing<C: ClientContext>(client: &Client<C>, topic: &str, time
             return true;
         }
         thread::sleep(BETWEEN_ANSWERS);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_that_moves_is_asked_again_and_nobody_else() {
+        let ask = |first: RDKafkaErrorCode, timeout| {
+            let mut asked = 0;
+            let answer = patiently(timeout, || {
+                asked += 1;
+                if asked <= 2 { Err(KafkaError::MetadataFetch(first)) } else { Ok(()) }
+            });
+            (answer.is_ok(), asked)
+        };
+        let long = Duration::from_secs(60);
+        assert_eq!(ask(RDKafkaErrorCode::NotLeaderForPartition, long), (true, 3));
+        assert_eq!(ask(RDKafkaErrorCode::NotLeaderForPartition, Duration::ZERO), (false, 1));
+        assert_eq!(ask(RDKafkaErrorCode::TopicAuthorizationFailed, long), (false, 1));
     }
 }

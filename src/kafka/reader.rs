@@ -41,7 +41,7 @@ pub enum ReadError {
     UnknownTopic { topic: String },
     #[error("the brokers refuse '{client}': {reason}; grant the rights or correct the credentials")]
     AccessRefused { client: String, reason: String },
-    #[error("no answer about '{topic}' within {} s: {reason}", REQUEST_TIMEOUT.as_secs())]
+    #[error("no answer about '{topic}': {reason}")]
     Unavailable { topic: String, reason: String },
     #[error("stopped before the end of '{topic}' partition {partition}")]
     Stopped { topic: String, partition: i32 },
@@ -366,7 +366,8 @@ impl LogReader {
         partition: i32,
         patience: Duration,
     ) -> Result<(i64, i64), ReadError> {
-        metadata::watermarks(self.consumer.client(), topic, partition, patience)
+        let client = self.consumer.client();
+        metadata::patiently(patience, || metadata::watermarks(client, topic, partition, patience))
             .map_err(|error| self.question_failed(topic, &error))
     }
 
@@ -401,21 +402,22 @@ impl LogReader {
         partitions: std::ops::Range<i32>,
         time_ms: i64,
     ) -> Result<Vec<Option<i64>>, ReadError> {
-        let failed = |error: KafkaError| self.question_failed(topic, &error);
         // No record is older; of negative numbers some mean something else.
         let time_ms = time_ms.max(0);
         let asked = partitions.clone().map(|partition| (topic, partition, Offset::Offset(time_ms)));
-        let asked = partition_list(asked).map_err(failed)?;
-        let found = self.consumer.offsets_for_times(asked, REQUEST_TIMEOUT).map_err(failed)?;
-        let offset = |partition| {
-            let Some(element) = found.find_partition(topic, partition) else { return Ok(None) };
-            element.error().map_err(failed)?;
-            match element.offset() {
-                Offset::Offset(offset) => Ok(Some(offset)),
-                _ => Ok(None),
-            }
+        let ask = || {
+            let found = self.consumer.offsets_for_times(partition_list(asked.clone())?, REQUEST_TIMEOUT)?;
+            let offset = |partition| {
+                let Some(element) = found.find_partition(topic, partition) else { return Ok(None) };
+                element.error()?;
+                match element.offset() {
+                    Offset::Offset(offset) => Ok(Some(offset)),
+                    _ => Ok(None),
+                }
+            };
+            partitions.clone().map(offset).collect()
         };
-        partitions.map(offset).collect()
+        metadata::patiently(REQUEST_TIMEOUT, ask).map_err(|error| self.question_failed(topic, &error))
     }
 
     fn question_failed(&self, topic: &str, error: &KafkaError) -> ReadError {
