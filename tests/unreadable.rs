@@ -23,11 +23,6 @@ const SOON: Duration = Duration::from_secs(120);
 const SLICE: Duration = Duration::from_millis(100);
 const BEGUN_MS: i64 = 1_700_000_000_000;
 
-/// A line whose clients look at checksums.
-fn line(cluster: &Cluster, prefix: &str) -> Line {
-    Line::on(cluster.kafka(), prefix).set("kafka.properties.check.crcs", "true")
-}
-
 fn place(topic: &str, partition: i32, offset: i64) -> String {
     format!("'{topic}' partition {partition} cannot be read from offset {offset} on: ")
 }
@@ -46,7 +41,7 @@ fn write_batches(kafka: &Kafka, topic: &str, partition: i32, batches: usize) {
 #[test]
 fn a_reader_gives_all_that_comes_before_and_then_says_where_it_ends() {
     let cluster = Cluster::start(1, 0);
-    let settings = line(&cluster, "unreadable-log").settings();
+    let settings = Line::on(cluster.kafka(), "unreadable-log").settings();
     let (one, other) = (Kafka::unique("one"), Kafka::unique("other"));
     for topic in [&one, &other] {
         cluster.kafka().create_topic(topic, 2);
@@ -89,7 +84,7 @@ fn a_reader_gives_all_that_comes_before_and_then_says_where_it_ends() {
 #[test]
 fn invariant_7_a_trainer_stops_before_what_it_cannot_read_and_records_the_gap_that_a_person_makes() {
     let cluster = Cluster::start(1, 0);
-    let line = line(&cluster, "unreadable-samples")
+    let line = Line::on(cluster.kafka(), "unreadable-samples")
         .set("publish.interval_ms", 100)
         .set("publish.checkpoint_interval_ms", 700)
         .set("train.batch_groups", 8)
@@ -158,7 +153,7 @@ fn records(side: Side, batch: i64) -> Vec<Input> {
 fn invariant_11_a_joiner_stops_before_what_it_cannot_read_and_tells_what_a_person_deletes() {
     let cluster = Cluster::start(1, 0);
     for side in [Side::Views, Side::Responses] {
-        let line = line(&cluster, "unreadable-inputs").set("joiner.instance_id", "one");
+        let line = Line::on(cluster.kafka(), "unreadable-inputs").set("joiner.instance_id", "one");
         line.create_topics(2);
         let write = |batches: std::ops::Range<i64>| {
             for batch in batches {

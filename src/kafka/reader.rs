@@ -59,8 +59,10 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 const PAUSE_ON_ERROR: Duration = Duration::from_millis(20);
 
 /// librdkafka's properties for a reader of dense topics, as measured: the default
-/// fetch.queue.backoff.ms costs more than half of the throughput.
-pub const FETCH_TUNING: [(&str, &str); 6] = [
+/// fetch.queue.backoff.ms costs more than half of the throughput, looking at checksums 4 % of the
+/// processor time of bare reading.
+pub const FETCH_TUNING: [(&str, &str); 7] = [
+    ("check.crcs", "true"),
     ("fetch.queue.backoff.ms", "20"),
     ("fetch.min.bytes", "1"),
     ("fetch.error.backoff.ms", "50"),

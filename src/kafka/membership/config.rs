@@ -22,7 +22,8 @@ const CONTROLLED: [(&str, &str); 5] = [
     ("auto.offset.reset", "error"),
 ];
 
-const MEMBER_TUNING: [(&str, &str); 4] = [
+const MEMBER_TUNING: [(&str, &str); 5] = [
+    ("check.crcs", "true"),
     ("fetch.min.bytes", "1"),
     ("fetch.error.backoff.ms", "50"),
     // An empty fetch tells that the end is reached, which lets the views go ahead.
