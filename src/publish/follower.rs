@@ -199,7 +199,9 @@ impl Follower {
             }
         }
         match self.follow(timeout) {
-            Err(error) if error.is_outage() && !self.stop.is_stopped() => {
+            // What a stop has cut short looks like brokers that do not answer.
+            Err(error) if error.is_outage() && self.stop.is_stopped() => Ok(None),
+            Err(error) if error.is_outage() => {
                 if self.outage.is_none() {
                     FollowerWaits { reason: &error.to_string() }.emit();
                 }

@@ -1,9 +1,9 @@
 //! `/healthz`, `/readyz`, `/status` and `/metrics`, for a probe and a scraper that may be anyone who reaches the port:
 //! the size and the time of a request are limited, as is the number of connections.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -15,7 +15,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::exposition::Samples;
@@ -25,7 +25,8 @@ use super::state::{State, state};
 use super::status::{Sources, Status};
 use crate::supervise::StopToken;
 
-/// Connections served at once; others wait to be accepted.
+/// Connections served at once. One more ends the oldest: an answer takes milliseconds, so that one is
+/// of a client that lets the others wait.
 const MAX_CONNECTIONS: usize = 32;
 /// Request line and headers together.
 const MAX_HEADER_BYTES: usize = 16 * 1024;
@@ -137,19 +138,24 @@ async fn upkeep(metrics: Metrics) {
 }
 
 async fn accept(listener: TcpListener, router: Router, life: Duration, stop: StopToken) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut open: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let slot = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
         match listener.accept().await {
             Ok((stream, _)) => {
+                open.retain(|connection| !connection.is_finished());
+                if open.len() == MAX_CONNECTIONS
+                    && let Some(oldest) = open.pop_front()
+                {
+                    oldest.abort();
+                }
                 let (router, stop) = (router.clone(), stop.clone());
-                tokio::spawn(async move {
+                let connection = tokio::spawn(async move {
                     tokio::select! {
                         _ = timeout(life, connection(stream, router)) => {}
                         () = stop.cancelled() => {}
                     }
-                    drop(slot);
                 });
+                open.push_back(connection.abort_handle());
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept an HTTP connection");

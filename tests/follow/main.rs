@@ -14,7 +14,7 @@ use easq::supervise::StopToken;
 use rand::{RngCore, SeedableRng};
 use support::metrics::{Sample, samples};
 use support::model::{DEADLINE, Model, PAGE_BYTES, candidate, loaded, small_pages};
-use support::{Cluster, Easq, Kafka, Line, Samples, answer, eventually, get};
+use support::{Cluster, Easq, Kafka, Line, Samples, answer, eventually, free_ports, get};
 
 /// `easq follow` as a service, with its endpoints.
 struct Daemon {
@@ -62,6 +62,17 @@ impl Daemon {
             self.metric("easq_follower_version") == version as f64
         });
     }
+}
+
+#[test]
+fn a_follower_that_is_stopped_before_any_broker_has_answered_ends_with_0() {
+    let nobody = free_ports(1)[0];
+    let line = Line::new("follow-nobody").set("kafka.bootstrap_servers", nobody);
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut daemon = Daemon::start(&line, dir.path());
+    // It asks for its first ten seconds.
+    daemon.process.terminate();
+    assert_eq!(daemon.process.wait(DEADLINE).code(), Some(0), "{}", daemon.process.output());
 }
 
 #[test]

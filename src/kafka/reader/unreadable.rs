@@ -60,9 +60,11 @@ pub(crate) fn find(
         Err(error) => return error,
     };
     let begun = Instant::now();
+    // Of one pass over all of them.
+    let slice = SLICE / u32::try_from(waiting.len().max(1)).unwrap_or(u32::MAX);
     while !waiting.is_empty() && begun.elapsed() < FOUND_WITHIN {
         let mut found = None;
-        waiting.retain(|&number| match feeds.next(number, SLICE) {
+        waiting.retain(|&number| match feeds.next(number, slice) {
             Ok(Fed::Nothing) => true,
             Ok(Fed::Record(_) | Fed::End) => false,
             Err(error) => {
