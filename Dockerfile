@@ -12,10 +12,13 @@ COPY scripts/system-packages scripts/get-libtorch scripts/
 RUN scripts/system-packages build \
     && EASQ_CACHE=/var/cache/easq scripts/get-libtorch \
     && mkdir -p /opt/easq/lib \
-    && cp build/libtorch/lib/*.so* /opt/easq/lib/
+    && cp build/libtorch/lib/*.so* /opt/easq/lib/ \
+    && cp -r build/libtorch/licenses /opt/easq/
 
 FROM libtorch-cpu AS libtorch-cuda
-RUN scripts/get-libtorch --cuda /opt/easq/lib
+RUN scripts/get-libtorch --cuda /opt/easq/lib \
+    && cp -r /opt/easq/lib/licenses /opt/easq/ \
+    && rm -r /opt/easq/lib/licenses
 
 FROM libtorch-cpu AS build
 COPY . .
@@ -34,16 +37,16 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 10001 easq \
     && useradd --uid 10001 --gid easq --no-create-home --home-dir / --shell /usr/sbin/nologin easq \
-    # For `easq follow --dir /model`: a new volume that is mounted here gets its owner.
-    && install --directory --owner easq --group easq /model
+    # For `easq follow --dir /model`: a new volume that is mounted here gets its owner. Users that an
+    # orchestrator makes up are of the group root.
+    && install --directory --owner easq --group root --mode 0775 /model
 # The binary looks for libtorch in ../lib beside it.
-COPY --from=libtorch /opt/easq/lib /opt/easq/lib
+COPY --from=libtorch /opt/easq /opt/easq
 COPY --from=build /opt/easq/bin /opt/easq/bin
+COPY LICENSE /opt/easq/licenses/easq/
 ENV PATH=/opt/easq/bin:$PATH EASQ__TELEMETRY__LISTEN=0.0.0.0:9464
 ARG EASQ_REVISION
-LABEL org.opencontainers.image.title=easq \
-    org.opencontainers.image.licenses=Apache-2.0 \
-    org.opencontainers.image.revision=$EASQ_REVISION
+LABEL org.opencontainers.image.title=easq org.opencontainers.image.revision=$EASQ_REVISION
 USER 10001:10001
 EXPOSE 9464
 # Where it listens, asked by bash itself: the image needs no HTTP client.

@@ -83,6 +83,7 @@ impl Image {
         let owner =
             fs::metadata(self.root.join(VOLUME.trim_start_matches('/'))).expect("/model in the image");
         chown(&volume, Some(owner.uid()), Some(owner.gid())).expect("root's right");
+        fs::set_permissions(&volume, owner.permissions()).expect("root's right");
         let mut environment = self.config.env.clone();
         if port != 0 {
             environment.retain(|variable| !variable.starts_with("EASQ__TELEMETRY__LISTEN="));
@@ -187,7 +188,7 @@ fn the_image_says_how_it_is_run() {
 }
 
 #[test]
-fn a_command_finds_all_its_libraries_and_a_file_system_that_it_cannot_write() {
+fn a_command_finds_all_its_libraries_and_their_licenses() {
     let image = Image::get();
     assert!(image.run(["--version"]).ends_with(0).starts_with("easq "));
     let shell = |script: &str| {
@@ -201,12 +202,25 @@ fn a_command_finds_all_its_libraries_and_a_file_system_that_it_cannot_write() {
     );
     let missing: Vec<&str> = missing.lines().filter(|line| !line.contains("libcuda.so.1 ")).collect();
     assert_eq!(missing, [""; 0]);
-    let written = shell(&format!(
-        "id -u; touch /tmp/file 2>&1; touch /opt/easq/file 2>&1; touch {VOLUME}/file && echo written"
-    ));
-    let lines: Vec<&str> = written.lines().collect();
-    assert_eq!((lines[0], lines[3]), ("10001", "written"), "{written}");
-    assert_eq!(written.matches("Read-only file system").count(), 2, "{written}");
+    for license in ["easq/LICENSE", "torch-2.11.0/LICENSE"] {
+        assert!(image.root.join("opt/easq/licenses").join(license).exists(), "{license}");
+    }
+}
+
+/// The user of the image, and one that an orchestrator has made up, of the group root.
+#[test]
+fn whoever_runs_it_writes_to_the_volume_and_nowhere_else() {
+    for user in [format!("{USER}:{USER}"), "23456:0".to_owned()] {
+        let mut image = Image::get();
+        image.config.user.clone_from(&user);
+        let script =
+            format!("id -u; touch /tmp/file; touch /opt/easq/file; touch {VOLUME}/file && easq --version");
+        let command = ["bash", "-c", &script].map(str::to_owned);
+        let output = image.start(&command, 0).ends_with(0);
+        assert!(output.contains(user.split(':').next().expect("a user")), "{output}");
+        assert_eq!(output.matches("Read-only file system").count(), 2, "{output}");
+        assert!(output.contains(concat!("easq ", env!("CARGO_PKG_VERSION"))), "{output}");
+    }
 }
 
 #[test]
