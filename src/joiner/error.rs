@@ -22,7 +22,7 @@ pub enum JoinerError {
     #[error(
         "group '{group}' has committed offset {committed} of '{topic}' partition {partition}, which ends at {end}: \
          the topic was deleted and created again, or records were lost; bring them back, or use a new joiner.group \
-         with new output topics"
+         with new output topics and a new model.name"
     )]
     OffsetBeyondEnd { group: String, topic: String, partition: i32, committed: i64, end: i64 },
     #[error(transparent)]
@@ -30,19 +30,19 @@ pub enum JoinerError {
     #[error(
         "topic '{topic}' was deleted and created again while it was read (id {before} before, {now} now): what the \
          new one held at the old offsets in the last {within_seconds} s may have been joined; use a new joiner.group \
-         with new output topics"
+         with new output topics and a new model.name"
     )]
     TopicReplacedMeanwhile { topic: String, before: String, now: String, within_seconds: u64 },
     #[error(
         "group '{group}' has committed offsets of '{with}' partition {partition} but none of '{without}': that \
          topic was deleted and created again, or its offsets were reset by hand; use a new joiner.group with new \
-         output topics"
+         output topics and a new model.name"
     )]
     OneSided { group: String, with: String, without: String, partition: i32 },
     #[error(
         "group '{group}' has no committed offsets of partition {partition}, but '{topic}' holds outputs of it \
          (offset {offset}): they would be written again; name the group that wrote them (joiner.group; its \
-         offsets may have expired), or use new output topics"
+         offsets may have expired), or use new output topics and a new model.name"
     )]
     OutputsWithoutOffsets { group: String, topic: String, partition: i32, offset: i64 },
     #[error("input.start = \"{value}\": not a time ({reason}); use earliest, latest or RFC 3339")]
@@ -65,7 +65,7 @@ pub enum JoinerError {
 #[error(
     "topic '{topic}' was deleted and created again: group '{group}' has read the topic with id {before}, and the \
      one of this name has id {now}, so that offset {offset} of partition {partition} means another record; use a \
-     new joiner.group with new output topics to begin with it"
+     new joiner.group with new output topics and a new model.name to begin with it"
 )]
 pub struct TopicReplaced {
     pub(super) group: String,

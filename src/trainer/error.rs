@@ -68,12 +68,13 @@ pub enum TrainerError {
     OffsetGone { topic: String, partition: i32, offset: i64, low: i64, high: i64 },
     #[error(
         "'{topic}' partition {partition}: training stands at offset {offset}, the log ends at {high}: the topic was \
-         deleted and created again; give the model a new model.name"
+         deleted and created again; give the model a new model.name, which `easq model seed` lets begin with what was learned"
     )]
     TopicReplaced { topic: String, partition: i32, offset: i64, high: i64 },
     #[error(
         "'{topic}' partition {partition}: training stands at offset {offset} of the topic with id {before}, the one of \
-         this name has id {now}: it was deleted and created again; give the model a new model.name"
+         this name has id {now}: it was deleted and created again; give the model a new model.name, which `easq model \
+         seed` lets begin with what was learned"
     )]
     OtherTopic { topic: String, partition: i32, offset: i64, before: String, now: String },
     #[error("'{topic}' has no partition {partition} any more, training stands at offset {offset} of it")]
