@@ -14,7 +14,7 @@ use easq::supervise::StopToken;
 use prost::Message;
 use support::joiners::{self, Joiner};
 use support::lineage::{History, registry};
-use support::trainers::{PARTITIONS, Trainer, production_learns_all};
+use support::trainers::{self, PARTITIONS, Trainer, production_learns_all};
 use support::{
     Cluster, Input, Kafka, Line, Samples, Supervised, eventually, eventually_some, response, view,
 };
@@ -84,13 +84,7 @@ fn a_reader_gives_all_that_comes_before_and_then_says_where_it_ends() {
 #[test]
 fn invariant_7_a_trainer_stops_before_what_it_cannot_read_and_records_the_gap_that_a_person_makes() {
     let cluster = Cluster::start(1, 0);
-    let line = Line::on(cluster.kafka(), "unreadable-samples")
-        .set("publish.interval_ms", 100)
-        .set("publish.checkpoint_interval_ms", 700)
-        .set("train.batch_groups", 8)
-        .set("train.batch_age_ms", 20)
-        .set("gate.warmup_steps", 1_000_000);
-    line.create_topics(PARTITIONS);
+    let line = trainers::line_on(cluster.kafka(), "unreadable-samples");
     let settings = line.settings();
     let topic = settings.topics.behavior_groups.as_str();
     let mut samples = Samples::new(&settings, PARTITIONS);

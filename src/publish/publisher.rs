@@ -31,9 +31,6 @@ const DELIVERY_BYTES: usize = 32 << 20;
 const ATTEMPTS: u32 = 5;
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(200);
 
-/// Questions about topics, and requests to delete, have an end.
-const LONGEST_QUESTION_MS: u64 = 30_000;
-
 /// Deleting is asked for when it frees at least this many records.
 const TRIM_RECORDS: i64 = 64;
 
@@ -121,7 +118,7 @@ impl Publisher {
     /// For how long a call to the brokers lasts at most, also where they are away: then it comes back without
     /// an answer, and is made again.
     pub fn longest_call_ms(settings: &Settings) -> u64 {
-        settings.publish.transaction_timeout_ms.max(LONGEST_QUESTION_MS)
+        settings.publish.transaction_timeout_ms.max(Admin::ANSWER_WITHIN.as_millis() as u64)
     }
 
     /// What a reader of the registry sees once the last commit has reached it.

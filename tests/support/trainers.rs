@@ -6,7 +6,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::lineage::{self, Logs};
-use super::{Easq, Line, eventually};
+use super::{Easq, Kafka, Line, eventually};
 
 /// Long enough for any step of a test on a busy machine.
 pub const SOON: Duration = Duration::from_secs(90);
@@ -14,7 +14,12 @@ pub const PARTITIONS: i32 = 2;
 
 /// A line whose trainer publishes many times a second, with its topics.
 pub fn line(prefix: &str) -> Line {
-    let line = Line::new(prefix)
+    line_on(Kafka::shared(), prefix)
+}
+
+/// The same on other brokers.
+pub fn line_on(kafka: &Kafka, prefix: &str) -> Line {
+    let line = Line::on(kafka, prefix)
         .set("publish.interval_ms", 100)
         .set("publish.checkpoint_interval_ms", 700)
         .set("train.batch_groups", 8)

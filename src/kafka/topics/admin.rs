@@ -17,7 +17,6 @@ use crate::kafka::identity::are_brokers_a_mock;
 use crate::kafka::partition_list;
 use crate::settings;
 
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// A connection to the cluster for administration. Not for use inside an asynchronous task.
@@ -40,6 +39,9 @@ pub(super) struct Cluster {
 }
 
 impl Admin {
+    /// For how long a question or a request waits for its answer.
+    pub const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
     /// # Errors
     /// [`TopicsError::Client`] when librdkafka refuses the properties.
     pub fn new(kafka: &settings::Kafka) -> Result<Self, TopicsError> {
@@ -99,7 +101,7 @@ impl Admin {
         let metadata = self
             .client
             .inner()
-            .fetch_metadata(None, ANSWER_WITHIN)
+            .fetch_metadata(None, Admin::ANSWER_WITHIN)
             .map_err(|error| refused("listing topics", &error))?;
         let layout = |topic: &rdkafka::metadata::MetadataTopic| Layout {
             partitions: i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX),
@@ -158,7 +160,9 @@ impl Admin {
             .collect();
         let results = self
             .runtime
-            .block_on(self.client.create_topics(&new, &options().operation_timeout(Some(ANSWER_WITHIN))))
+            .block_on(
+                self.client.create_topics(&new, &options().operation_timeout(Some(Admin::ANSWER_WITHIN))),
+            )
             .map_err(|error| refused("creating topics", &error))?;
         for (name, code) in results.into_iter().filter_map(Result::err) {
             if code != RDKafkaErrorCode::TopicAlreadyExists {
@@ -174,10 +178,10 @@ impl Admin {
             let cluster = self.cluster()?;
             match wanted.iter().find(|wanted| !cluster.topics.contains_key(&wanted.name)) {
                 None => return Ok(()),
-                Some(missing) if since.elapsed() >= ANSWER_WITHIN => {
+                Some(missing) if since.elapsed() >= Admin::ANSWER_WITHIN => {
                     return Err(TopicsError::Refused {
                         what: format!("creating '{}'", missing.name),
-                        reason: format!("no broker serves it after {} s", ANSWER_WITHIN.as_secs()),
+                        reason: format!("no broker serves it after {} s", Admin::ANSWER_WITHIN.as_secs()),
                     });
                 }
                 Some(_) => std::thread::sleep(LOOK_AGAIN_AFTER),
@@ -187,7 +191,7 @@ impl Admin {
 }
 
 fn options() -> AdminOptions {
-    AdminOptions::new().request_timeout(Some(ANSWER_WITHIN))
+    AdminOptions::new().request_timeout(Some(Admin::ANSWER_WITHIN))
 }
 
 fn settings_of(resource: &ConfigResource) -> BTreeMap<String, String> {
