@@ -2,12 +2,13 @@
 
 mod support;
 
+use std::fs;
 use std::time::Duration;
 
 use easq::contract::v1::{Answer, BehaviorEvent};
 use prost::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use support::{Input, Kafka, Line, python, response, view};
+use support::{Easq, Input, Kafka, Line, eventually, python, response, view};
 
 #[test]
 fn records_come_back_with_their_partition_offset_timestamp_key_and_headers() {
@@ -70,4 +71,17 @@ fn a_line_has_topics_of_its_own_and_the_settings_that_name_them() {
 fn python_comes_with_numpy_and_safetensors() {
     let program = "import sys, numpy, safetensors; print(numpy.float32(2) + int(sys.argv[1]))";
     assert_eq!(python(program, &["3"]).trim(), "5.0");
+}
+
+#[test]
+fn a_process_that_ended_before_it_was_frozen_is_not_waited_for() {
+    let within = Duration::from_secs(30);
+    let mut easq = Easq::start(["--version"]);
+    let state = format!("/proc/{}/stat", easq.id());
+    eventually(within, "it has ended, and nobody has asked how", || {
+        fs::read_to_string(&state).expect("a child of this process").contains(") Z ")
+    });
+    easq.signal("STOP");
+    assert!(!easq.is_frozen());
+    assert_eq!(easq.wait(within).code(), Some(0));
 }

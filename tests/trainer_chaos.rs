@@ -45,9 +45,10 @@ impl<'a> Place<'a> {
         self.restart();
     }
 
+    /// One that has just ended by itself cannot be frozen.
     fn set_frozen(&mut self, is_frozen: bool) {
         self.trainer.process.signal(if is_frozen { "STOP" } else { "CONT" });
-        self.is_frozen = is_frozen;
+        self.is_frozen = is_frozen && self.trainer.process.is_running();
     }
 
     /// A trainer ends by itself only when it has lost the model.
@@ -84,6 +85,8 @@ fn invariants_1_7_8_and_9_hold_while_two_trainers_are_killed_frozen_and_woken_up
             thread::sleep(BETWEEN_SAMPLES);
         }
         let place = &mut places[random.random_range(0..2)];
+        // How it has ended by itself, if it has, is not to be covered up.
+        place.look_after();
         let dies = random.random_bool(0.3);
         println!("{:?}: {}", began.elapsed(), if dies { "kill" } else { "freeze or wake up" });
         if dies { place.kill() } else { place.set_frozen(!place.is_frozen) }

@@ -83,9 +83,9 @@ impl Easq {
         self.child.try_wait().expect("a child of this process").is_none()
     }
 
-    /// Whether all of it stands still after a SIGSTOP.
+    /// Whether all of it stands still after a SIGSTOP; not when it has ended.
     pub fn is_frozen(&self) -> bool {
-        is_frozen(&self.child)
+        every_thread_is(&self.child, &["T"])
     }
 
     /// The most memory that it has had, in bytes, as `proc_pid_status(5)` gives it; 0 when it has ended.
@@ -141,22 +141,25 @@ impl Drop for Easq {
 }
 
 /// Sends a signal by its name, such as `STOP`, `CONT` or `INT`. Threads stop one after another:
-/// after a `STOP`, waits until no one of them runs any more.
+/// after a `STOP`, waits until no one of them runs any more. The child may have ended before.
 #[track_caller]
 pub fn signal(child: &Child, name: &str) {
     let status = Command::new("kill").args(["-s", name, &child.id().to_string()]).status();
     assert!(status.is_ok_and(|status| status.success()), "SIG{name} could not be sent");
     if name == "STOP" {
-        eventually(FROZEN_WITHIN, "every thread stands still", || is_frozen(child));
+        eventually(FROZEN_WITHIN, "no thread runs", || every_thread_is(child, &["T", "Z", "X"]));
     }
 }
 
-fn is_frozen(child: &Child) -> bool {
+/// Whether each thread is in one of these states, as `proc_pid_status(5)` has them: `T` stands still,
+/// `Z` and `X` have ended.
+fn every_thread_is(child: &Child, states: &[&str]) -> bool {
     let tasks = fs::read_dir(format!("/proc/{}/task", child.id())).expect("a child of this process");
     tasks.map_while(Result::ok).all(|task| {
         // One that has ended on the way runs no more.
         let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
-        status.lines().all(|line| !line.starts_with("State:") || line.contains('T'))
+        let mut state = status.lines().filter_map(|line| line.strip_prefix("State:"));
+        state.all(|state| states.iter().any(|letter| state.trim_start().starts_with(letter)))
     })
 }
 
