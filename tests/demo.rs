@@ -66,6 +66,11 @@ fn the_demo_runs_on_a_real_kafka_too() {
     let report = report(output.path());
     check_report(&report);
     assert!(report["broker"].as_str().is_some_and(|broker| broker.starts_with("Apache Kafka")), "{report}");
+    // Which topics it leaves there is said.
+    let note = report["broker_note"].as_str().expect("a note");
+    let run = note.split('\'').nth(1).expect("the name of the run");
+    let own = Kafka::shared().topics().into_iter().filter(|topic| topic.contains(run));
+    assert_eq!(own.count(), 9, "seven topics of the line, two of the model: {note}");
 }
 
 #[test]

@@ -75,7 +75,7 @@ fn report(broker: &Broker, world: &World, drained: Drained, held_out: HeldOut) -
         program: concat!("easq ", env!("CARGO_PKG_VERSION")).to_owned(),
         seed: world.config().seed,
         broker: broker.name(),
-        broker_note: broker.note().to_owned(),
+        broker_note: broker.note(),
         began_at: String::new(),
         traffic_seconds,
         total_seconds: 0.0,

@@ -34,29 +34,31 @@ const LEADERS_POLL: Duration = Duration::from_millis(100);
 /// The broker of a run.
 pub(super) enum Broker {
     Embedded(EmbeddedBroker),
-    Real(String),
+    Real { address: String, run: String },
 }
 
 impl Broker {
     pub(super) fn name(&self) -> String {
         match self {
             Self::Embedded(_) => "embedded".to_owned(),
-            Self::Real(address) => format!("Apache Kafka at {address}"),
+            Self::Real { address, .. } => format!("Apache Kafka at {address}"),
         }
     }
 
     /// What a run on this broker does not show.
-    pub(super) fn note(&self) -> &'static str {
+    pub(super) fn note(&self) -> String {
         match self {
             Self::Embedded(_) => {
                 "This ran on an embedded broker inside the process, librdkafka's mock cluster: a happy path on \
                  one instance of each role. That broker accepts transactions without isolating them and never \
                  fails, so this run proves nothing about failure; the tests against a real Apache Kafka do that."
+                    .to_owned()
             }
-            Self::Real(_) => {
-                "This ran on a real broker, in topics of its own, with one instance of each role and without \
-                 failures: the tests show what happens when things break."
-            }
+            Self::Real { run, .. } => format!(
+                "This ran on a real broker, with one instance of each role and without failures: the tests show \
+                 what happens when things break. The topics of this run are its own and stay there to be looked \
+                 at; delete those with 'demo-{run}' in their names."
+            ),
         }
     }
 
@@ -64,7 +66,7 @@ impl Broker {
     pub(super) fn control_records(&self) -> i64 {
         match self {
             Self::Embedded(_) => 0,
-            Self::Real(_) => 1,
+            Self::Real { .. } => 1,
         }
     }
 
@@ -73,7 +75,7 @@ impl Broker {
     pub(super) fn check_nothing_dropped(&self) -> Result<(), DemoError> {
         match self {
             Self::Embedded(broker) => Ok(broker.check_nothing_dropped()?),
-            Self::Real(_) => Ok(()),
+            Self::Real { .. } => Ok(()),
         }
     }
 }
@@ -107,7 +109,10 @@ pub(super) fn set_up(
     let run = format!("{:x}", now.as_millisecond());
     fit_to_run(&mut settings, &world, args.duration, &run);
     let broker = match &args.kafka {
-        Some(address) => create_real_topics(&mut settings, address, stop)?,
+        Some(address) => {
+            create_real_topics(&mut settings, address, stop)?;
+            Broker::Real { address: address.clone(), run }
+        }
         None => start_embedded(&mut settings, &world)?,
     };
     Ok(Setup { broker, settings, world })
@@ -150,12 +155,11 @@ fn own(name: &str, run: &str) -> String {
     format!("demo-{run}.{name}")
 }
 
-fn create_real_topics(settings: &mut Settings, address: &str, stop: &StopToken) -> Result<Broker, DemoError> {
+fn create_real_topics(settings: &mut Settings, address: &str, stop: &StopToken) -> Result<(), DemoError> {
     settings.kafka.bootstrap_servers = address.to_owned();
     let options = CreateOptions { inputs: true, partitions: Some(REAL_PARTITIONS), replicas: None };
     let created = topics::create(settings, &options)?;
-    wait_for_leaders(settings, &created, stop)?;
-    Ok(Broker::Real(address.to_owned()))
+    wait_for_leaders(settings, &created, stop)
 }
 
 /// A new topic is known before its partitions have leaders; until then whoever asks about it fails.

@@ -193,6 +193,13 @@ impl Kafka {
         self.client().create().expect("a valid client configuration")
     }
 
+    /// The names of all topics.
+    pub fn topics(&self) -> Vec<String> {
+        let client = self.read_committed();
+        let metadata = client.fetch_metadata(None, ANSWER_WITHIN).expect("metadata from the broker");
+        metadata.topics().iter().map(|topic| topic.name().to_owned()).collect()
+    }
+
     /// Partitions with a leader; 0 when the topic does not exist.
     pub fn partitions(&self, topic: &str) -> i32 {
         led_partitions(&self.client().create().expect("a valid client configuration"), topic)
