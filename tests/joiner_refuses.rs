@@ -124,6 +124,32 @@ fn a_topic_that_is_created_again_while_it_is_read_ends_the_joiner_also_when_it_i
     assert!(message.contains(&topics.behavior) && message.contains("joiner.group"), "{message}");
 }
 
+/// librdkafka keeps what is sent to it until the transaction timeout, and the abort behind that fails
+/// as if another process had the transactional id.
+#[test]
+fn an_output_topic_that_is_deleted_while_it_is_written_ends_the_joiner_with_its_name() {
+    let line = Line::new("output-deleted").set("joiner.transaction_timeout_ms", 3_000);
+    line.create_topics(1);
+    let topics = line.settings().topics;
+    Kafka::shared().produce(&topics.behavior, &[Input::new("user-1", "not a view", NOW_MS)]);
+    let (sender, receiver) = mpsc::channel();
+    let (settings, stop) = (line.settings(), StopToken::new());
+    let of_joiner = stop.clone();
+    thread::spawn(move || sender.send(joiner::run(&settings, &of_joiner)));
+    joiners::consumed_to_the_end(&line, 1);
+    Kafka::shared().delete_topic(&topics.dead_letters);
+    eventually(SOON, "the topic is gone", || Kafka::shared().partitions(&topics.dead_letters) == 0);
+    Kafka::shared().produce(&topics.behavior, &[Input::new("user-2", "not a view either", NOW_MS)]);
+    let ended = receiver.recv_timeout(SOON);
+    stop.stop();
+    let error = ended.expect("the joiner ends by itself").expect_err("the joiner refuses");
+    let message = error.to_string();
+    for part in [&*topics.dead_letters, "does not exist", "easq topics create", "docs/operations.md"] {
+        assert!(message.contains(part), "{message}");
+    }
+    assert!(!error.is_fenced(), "nobody has taken its id: {message}");
+}
+
 #[test]
 fn outputs_without_committed_offsets_are_not_written_a_second_time() {
     let line = Line::new("outputs");

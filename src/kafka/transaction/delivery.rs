@@ -28,8 +28,9 @@ pub(super) struct Failure {
     pub(super) reason: String,
     /// The same record would fail again.
     pub(super) for_good: bool,
-    /// The topic, when it was said to be unknown, rightly or not.
-    pub(super) unknown_topic: Option<String>,
+    /// The topic, when it may not be there: brokers that do not know it say so, rightly or not, and
+    /// librdkafka keeps records for a deleted one until they time out.
+    pub(super) perhaps_missing: Option<String>,
 }
 
 impl Failure {
@@ -44,7 +45,7 @@ impl Failure {
         Self {
             reason: format!("a record of {bytes} bytes for '{topic}' partition {partition} failed: {why}"),
             for_good: code.is_some_and(is_refused_for_good),
-            unknown_topic: code.is_some_and(metadata::is_unknown_code).then(|| topic.to_owned()),
+            perhaps_missing: code.is_some_and(is_said_when_missing).then(|| topic.to_owned()),
         }
     }
 }
@@ -59,6 +60,10 @@ fn is_refused_for_good(code: RDKafkaErrorCode) -> bool {
             code,
             Code::InvalidTopic | Code::InvalidRecord | Code::InvalidTimestamp | Code::PolicyViolation
         )
+}
+
+fn is_said_when_missing(code: RDKafkaErrorCode) -> bool {
+    metadata::is_unknown_code(code) || code == RDKafkaErrorCode::MessageTimedOut
 }
 
 /// Takes delivery reports on the producer's polling thread.
@@ -99,7 +104,7 @@ mod tests {
         assert!(failure(RDKafkaErrorCode::TopicAuthorizationFailed).for_good);
         // A broker that has just started may say so of a topic that is there.
         let unknown = failure(RDKafkaErrorCode::UnknownTopic);
-        assert!(!unknown.for_good && unknown.unknown_topic.as_deref() == Some("t"));
+        assert!(!unknown.for_good && unknown.perhaps_missing.as_deref() == Some("t"));
         let large = failure(RDKafkaErrorCode::MessageSizeTooLarge);
         assert!(!large.for_good, "the limit can be raised");
         for part in ["9 bytes", "'t' partition 3", "max.message.bytes"] {

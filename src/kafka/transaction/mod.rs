@@ -36,6 +36,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// Of a refusal by the brokers.
 const REMEDY: &str = "; grant the rights (Write on the transactional id) or correct the credentials";
+/// Of a topic that is not there.
+const CREATE: &str =
+    ": if somebody deleted it, docs/operations.md says what is lost; create it with `easq topics create`";
 /// How long a full queue is served before the record is offered again.
 const QUEUE_POLL: Duration = Duration::from_millis(5);
 
@@ -242,7 +245,9 @@ impl TransactionalProducer {
         match error.rdkafka_error_code() {
             // A transaction that has failed already takes no more records.
             Some(RDKafkaErrorCode::State | RDKafkaErrorCode::PurgeQueue) => self.must_abort(CALL, reason),
-            Some(code) if metadata::is_unknown_code(code) => self.unknown(CALL, &record.topic, reason),
+            Some(code) if metadata::is_unknown_code(code) => {
+                self.perhaps_missing(CALL, &record.topic, reason)
+            }
             _ => self.fatal(CALL, reason),
         }
     }
@@ -271,18 +276,18 @@ impl TransactionalProducer {
         match (failed, self.producer.client().fatal_error()) {
             (_, Some((code, text))) => Err(self.ended(call, code, text)),
             (Some(failure), None) if failure.for_good => Err(self.fatal(call, failure.reason)),
-            (Some(failure), None) => Err(match failure.unknown_topic {
-                Some(topic) => self.unknown(call, &topic, failure.reason),
+            (Some(failure), None) => Err(match failure.perhaps_missing {
+                Some(topic) => self.perhaps_missing(call, &topic, failure.reason),
                 None => self.must_abort(call, failure.reason),
             }),
             (None, None) => Ok(()),
         }
     }
 
-    /// A topic was said to be unknown: final only if it is missing for a while.
-    fn unknown(&self, call: &'static str, topic: &str, reason: String) -> TransactionError {
+    /// What a topic does not take is final only if the topic is missing for a while.
+    fn perhaps_missing(&self, call: &'static str, topic: &str, reason: String) -> TransactionError {
         match metadata::is_missing(self.producer.client(), topic, REQUEST_TIMEOUT) {
-            true => self.fatal(call, reason),
+            true => self.fatal(call, format!("{reason}; topic '{topic}' does not exist{CREATE}")),
             false => self.must_abort(call, reason),
         }
     }
