@@ -5,7 +5,6 @@ mod support;
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use easq::kafka::Outgoing;
 use easq::kafka::producer::Producer;
@@ -89,19 +88,20 @@ fn invariant_12_memory_follows_from_the_window_and_not_from_the_range() {
     assert!(long < short + more / 4, "{long} bytes for {hours} hours, {short} for one");
 }
 
-/// Bytes that have come through the door, once no more come.
+/// Bytes that have come through the door behind `before`, once they are `at_least` so many and no more
+/// come.
 #[track_caller]
-fn settled(cluster: &Cluster) -> u64 {
-    let mut seen = (cluster.sent_through(0), Instant::now());
-    eventually(DEADLINE, "nothing more is fetched", || {
+fn settled(cluster: &Cluster, before: u64, at_least: u64) -> u64 {
+    // Looks and not seconds: those of a machine that stands still are none.
+    const QUIET_LOOKS: u32 = 150;
+    let (mut last, mut quiet) = (cluster.sent_through(0), 0);
+    eventually(DEADLINE, &format!("{at_least} bytes are fetched, and then no more"), || {
         let sent = cluster.sent_through(0);
         // Answers that say that there is nothing new go on coming.
-        if sent > seen.0 + 10_000 {
-            seen = (sent, Instant::now());
-        }
-        seen.1.elapsed() > Duration::from_secs(3)
+        (last, quiet) = if sent > last + 10_000 { (sent, 0) } else { (last, quiet + 1) };
+        sent - before >= at_least && quiet > QUIET_LOOKS
     });
-    cluster.sent_through(0)
+    cluster.sent_through(0) - before
 }
 
 /// Each broker has one partition of both inputs. One that answers nothing holds its partition back, while
@@ -133,10 +133,9 @@ fn invariant_10_a_partition_that_comes_late_makes_no_others_pile_up_and_changes_
         cluster.pause(broker);
         let before = cluster.sent_through(0);
         process.signal("CONT");
-        let ahead = settled(&cluster) - before;
+        let ahead = settled(&cluster, before, 60_000);
         assert!(process.is_running(), "it ended without a partition\n{}", process.output());
         println!("without broker {broker}: {ahead} bytes fetched of {bytes}");
-        assert!(ahead > 60_000, "the others were not fetched");
         assert!(ahead < bytes / 10, "{ahead} bytes were fetched ahead of {bytes}");
         cluster.resume(broker);
         let status = process.wait(DEADLINE);
@@ -215,10 +214,10 @@ fn invariant_12_what_is_fetched_ahead_is_bounded_where_no_setting_bounds_it() {
     cluster.pause(0);
     let before = cluster.sent_through(0);
     process.signal("CONT");
-    let ahead = settled(&cluster) - before;
+    let ahead = settled(&cluster, before, 12 << 20);
     println!("{ahead} bytes fetched of {bytes}");
     // A share of 16 MiB, and one fetch above it.
-    assert!(bytes > 32 << 20 && (12 << 20..24 << 20).contains(&ahead), "{ahead} bytes fetched of {bytes}");
+    assert!(bytes > 32 << 20 && ahead < 24 << 20, "{ahead} bytes fetched of {bytes}");
     cluster.resume(0);
     let status = process.wait(DEADLINE);
     assert!(status.success(), "{}", process.output());

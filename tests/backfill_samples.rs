@@ -154,6 +154,7 @@ fn its_pairs_in_a_topic_are_the_records_of_the_joiner_and_go_on_after_an_interru
     let after_one = "backfill-pairs-before-commit=1*return(INT);backfill-pairs-committed=1*sleep(1000)";
     let (code, says) = ended_by(arguments, after_one);
     assert!(code == Some(4) && says.contains("--resume goes on"), "{says}");
+    Kafka::shared().settle(&topic);
     let first = Kafka::shared().read_to_end(&topic).len();
     resumed(&run.line, &words);
     assert_same(&contents(&run.path("model")), &contents(&model));

@@ -283,7 +283,8 @@ fn outputs_that_are_larger_than_the_brokers_allow_for_a_while_cost_no_effect_and
 fn outputs_with_too_few_replicas_in_sync_cost_no_effect_and_double_none() {
     let cluster = Cluster::start(3, 0);
     let line = line(&cluster)
-        .set("kafka.properties.message.timeout.ms", 2_000)
+        // Not so short that the registry has no leader for as long.
+        .set("kafka.properties.message.timeout.ms", 15_000)
         .set("joiner.transaction_timeout_ms", 60_000)
         .set("publish.transaction_timeout_ms", 60_000);
     let groups = line.settings().topics.behavior_groups;

@@ -238,7 +238,7 @@ fn an_open_transaction_of_a_killed_process_holds_its_successor_up_for_moments_on
     let successor = Joiner::start(&line, "one");
     // Far below the transaction timeout. With another transactional id, the records left open would
     // hide all later ones from readers for that long.
-    let deadline = Duration::from_secs(30);
+    let deadline = Duration::from_secs(50);
     eventually(deadline, "readers see outputs of the successor", || {
         let (_, stable_end) = Kafka::shared().watermarks(&settings.topics.behavior_groups, 0);
         stable_end > 0

@@ -32,6 +32,7 @@ fn everything_is_read(line: &Line) {
 #[test]
 fn poison_is_refused_taken_back_and_forgotten_and_a_person_may_accept_it() {
     let line = line("poisoned")
+        .set("train.instance_id", "the-only-one")
         .set("publish.keep_versions", 500)
         .set("train.normalizer_views", 1_000)
         .set("gate.warmup_steps", 5)

@@ -9,8 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use easq::contract::v1;
-use easq::publish::registry::RegistryReader;
-use easq::supervise::StopToken;
+use support::lineage::registry;
 use support::{Easq, Line, Samples, eventually, group, python};
 
 const DEADLINE: Duration = Duration::from_secs(90);
@@ -36,8 +35,8 @@ fn numpy_reads_what_was_published_and_scores_as_easq_does_to_a_hundred_thousandt
     Samples::new(&settings, 1).write(300);
     let mut trainer = line.start(&["run", "--role", "trainer"]);
     eventually(DEADLINE, "300 groups are learned by production", || {
-        let reader = RegistryReader::open(&settings, "test reader", &StopToken::new()).expect("a registry");
-        let production = reader.registry.production_manifest();
+        let registry = registry(&settings);
+        let production = registry.production_manifest();
         production.is_some_and(|manifest| {
             manifest.behavior_groups_learned == 300 && manifest.preference_pairs_learned > 0
         })

@@ -38,7 +38,8 @@ static RUN: LazyLock<Run> = LazyLock::new(run);
 
 fn run() -> Run {
     println!("seed {SEED}");
-    let line = Line::new("join-truth");
+    // No stall of the machine moves a partition.
+    let line = Line::new("join-truth").set("joiner.session_timeout_ms", 60_000);
     line.create_topics(PARTITIONS);
     let settings = line.settings();
     let deliveries = world::deliveries(&settings, VIEWS, SPAN_MS, SEED, PARTITIONS);
@@ -72,6 +73,10 @@ fn run() -> Run {
     world::write(&line, parts[3]);
     joiners::consumed_to_the_end(&line, PARTITIONS);
     let metrics = |name: &str| first.metric(name).into_iter().chain(second.metric(name)).collect();
+    let counted = |joiner: &Joiner| joiner.metric("easq_join_consumed_records_total").values().sum::<f64>();
+    eventually(SOON, "what is committed is shown", || {
+        counted(&first) + counted(&second) == consumed() as f64
+    });
     let outcome_metrics = metrics("easq_join_records_total");
     let consumed_metrics = metrics("easq_join_consumed_records_total");
     first.stop();

@@ -111,6 +111,7 @@ fn a_topic_that_is_created_again_while_it_is_read_ends_the_joiner_also_when_it_i
     thread::spawn(move || sender.send(joiner::run(&settings, &of_joiner)));
     joiners::consumed_to_the_end(&line, 1);
     Kafka::shared().delete_topic(&topics.behavior);
+    eventually(SOON, "the topic is gone", || Kafka::shared().partitions(&topics.behavior) == 0);
     Kafka::shared().create_topic(&topics.behavior, 1);
     Kafka::shared().produce(&topics.behavior, &views(100..400));
     let ended = receiver.recv_timeout(SOON);

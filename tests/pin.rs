@@ -60,8 +60,10 @@ fn people_roll_back_promote_and_let_go_while_the_trainer_goes_on() {
     };
     learn(&mut samples);
     let mut follower = follower(&line, dir.path());
-    let old = production(&line);
-    follows(&mut follower, old);
+    let old = eventually_some(SOON, "the follower has a version", || {
+        follower.poll(Duration::from_millis(20)).expect("a registry that can be read");
+        follower.current()
+    });
     learn(&mut samples);
     eventually(SOON, "production has moved", || production(&line) > old);
 

@@ -13,10 +13,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use easq::contract::v1;
-use easq::publish::registry::RegistryReader;
 use easq::settings::Settings;
-use easq::supervise::StopToken;
 use serde::Deserialize;
+use support::lineage::registry;
 use support::{Easq, Line, Samples, eventually, group, interpreter, python_of};
 
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -63,9 +62,7 @@ impl Published {
     }
 
     fn production(&self) -> Option<v1::Manifest> {
-        let reader = RegistryReader::open(&self.settings, "test reader", &StopToken::new());
-        let registry = reader.expect("a registry").registry;
-        registry.production_manifest().map(|manifest| (**manifest).clone())
+        registry(&self.settings).production_manifest().map(|manifest| (**manifest).clone())
     }
 
     fn stop(&mut self) {

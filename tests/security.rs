@@ -16,7 +16,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use support::{Easq, Line, Proof, SecureKafka, answer, eventually_some, get, world};
 
 const PARTITIONS: i32 = 2;
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(180);
 const PASSWORD: &str = "EASQ__KAFKA__PROPERTIES__SASL_PASSWORD";
 const PASSWORD_FILE: &str = "EASQ__KAFKA__PROPERTIES__SASL_PASSWORD_FILE";
 const CERTIFICATE: &str = "EASQ__KAFKA__PROPERTIES__SSL_CERTIFICATE_PEM";

@@ -11,7 +11,8 @@ use support::{Kafka, Samples, eventually, eventually_some, get, metrics};
 
 #[test]
 fn invariants_1_and_7_a_trainer_killed_on_the_way_goes_on_from_the_newest_checkpoint_on_an_empty_disk() {
-    let line = line("resume");
+    // The next one need not wait for the session of the one before.
+    let line = line("resume").set("train.instance_id", "the-only-one");
     let settings = line.settings();
     let mut samples = Samples::new(&settings, PARTITIONS);
     for round in 0..2 {
@@ -147,7 +148,7 @@ fn offsets_that_are_gone_stop_the_trainer_until_a_person_accepts_the_gap_which_i
 #[test]
 fn retention_that_overtakes_a_running_trainer_stops_it_or_leaves_a_gap_on_record_where_it_may() {
     for policy in ["error", "accept"] {
-        let line = line("overtaken").set("train.gap", policy).set("train.session_timeout_ms", 60_000);
+        let line = line("overtaken").set("train.gap", policy);
         let settings = line.settings();
         let groups = &settings.topics.behavior_groups;
         let mut samples = Samples::new(&settings, PARTITIONS);
@@ -195,9 +196,13 @@ fn a_topic_of_samples_that_is_created_again_stops_the_trainer_also_when_it_is_lo
         Samples::new(&settings, PARTITIONS).write(100);
         let mut running = Trainer::start(&line);
         production_learns_all(&line);
+        // Frozen, it does not find the topic missing in between.
+        running.process.signal("STOP");
         Kafka::shared().delete_topic(topic);
+        eventually(SOON, "the topic is gone", || Kafka::shared().partitions(topic) == 0);
         Kafka::shared().create_topic(topic, PARTITIONS);
         Samples::new(&settings, PARTITIONS).write(400);
+        running.process.signal("CONT");
         let mut restarted = None;
         for _ in 0..2 {
             let trainer = restarted.as_mut().unwrap_or(&mut running);

@@ -109,9 +109,9 @@ const FORGETFUL: &str = "log.retention.ms=1000\n\
     log.segment.delete.delay.ms=100\n\
     log.cleaner.backoff.ms=500\n\
     log.cleaner.delete.retention.ms=1000\n\
-    transactional.id.expiration.ms=3000\n\
+    transactional.id.expiration.ms=15000\n\
     transaction.remove.expired.transaction.cleanup.interval.ms=500\n\
-    producer.id.expiration.ms=3000\n\
+    producer.id.expiration.ms=15000\n\
     producer.id.expiration.check.interval.ms=500\n\
     offsets.retention.minutes=1\n\
     offsets.retention.check.interval.ms=500\n";

@@ -202,7 +202,7 @@ mod tests {
         let admin = Admin::new(&settings.kafka).unwrap();
         let asked = Instant::now();
         assert_eq!(admin.max_message_bytes("pages").unwrap(), u64::MAX);
-        assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(25), "{:?}", asked.elapsed());
     }
 
     #[test]

@@ -92,7 +92,8 @@ async fn the_endpoints_are_stopped_after_the_work_has_ended() {
 #[tokio::test]
 async fn what_outlives_the_drain_deadline_is_named() {
     let (_never, hang) = mpsc::channel::<()>();
-    let mut supervisor = Supervisor::new(Duration::from_millis(10));
+    // Long enough for the others to end on a busy machine.
+    let mut supervisor = Supervisor::new(Duration::from_secs(2));
     supervisor.thread("good", Stage::Work, Kind::Service, until_stopped).unwrap();
     supervisor
         .thread("stuck", Stage::Work, Kind::Service, move |_| {

@@ -21,8 +21,8 @@ const SEED: u64 = 20_261_126;
 const VIEWS: u64 = 16_000;
 const SPAN_MS: i64 = 2 * 3_600_000;
 const MINUTE_MS: i64 = 60_000;
-/// A Ctrl-C in the first half.
-const EARLY: &str = "backfill-look=1*return(INT)->sleep(20)";
+/// A Ctrl-C in the first half, and time to hear it.
+const EARLY: &str = "backfill-look=1*return(INT)->sleep(1000)";
 
 /// A line that a service has worked on, and what a replay of a part of it gave.
 struct Run {
@@ -37,10 +37,7 @@ static RUN: LazyLock<Run> = LazyLock::new(run);
 
 fn run() -> Run {
     println!("seed {SEED}");
-    let line = line("outputs")
-        .set("publish.checkpoint_interval_ms", 1000)
-        .set("train.session_timeout_ms", 3_000)
-        .set("train.heartbeat_interval_ms", 500);
+    let line = line("outputs").set("publish.checkpoint_interval_ms", 1000);
     line.create_topics(PARTITIONS);
     let settings = line.settings();
     let deliveries = world::deliveries(&settings, VIEWS, SPAN_MS, SEED, PARTITIONS);

@@ -12,12 +12,18 @@ use crate::{EARLY, RUN, assert_unchanged};
 /// A topic of pairs by partition, each record with its key, payload and headers.
 type Written = BTreeMap<i32, Vec<Record>>;
 
+/// What readers see when no transaction is open any more.
 fn written(topic: &str) -> Written {
     let mut written = Written::new();
+    Kafka::shared().settle(topic);
     for record in Kafka::shared().read_to_end(topic) {
         written.entry(record.partition).or_default().push(record);
     }
     written
+}
+
+fn count(topic: &str) -> usize {
+    written(topic).values().map(Vec::len).sum()
 }
 
 /// Every pair of the range is there once, in the order of the replay.
@@ -83,7 +89,7 @@ fn pairs_that_were_interrupted_go_on_where_they_ended_and_none_is_there_twice() 
     let after_one = "backfill-pairs-before-commit=1*return(INT);backfill-pairs-committed=1*sleep(1000)";
     let (code, says) = ended_by(command(&run.line, run.range, &words), after_one);
     assert!(code == Some(4) && says.contains("--resume goes on"), "{says}");
-    let first = Kafka::shared().read_to_end(&topic).len();
+    let first = count(&topic);
     assert!(0 < first && first < run.pairs().values().map(Vec::len).sum(), "{first} pairs");
     // Each partition has the beginning of what it is to have.
     for (partition, records) in written(&topic) {
@@ -102,13 +108,13 @@ fn pairs_that_were_interrupted_go_on_where_they_ended_and_none_is_there_twice() 
     let topic = topic_of_pairs("left");
     let (code, says) = ended_by(command(&run.line, run.range, &["--pairs-topic", &topic]), after_one);
     assert_eq!(code, Some(4), "{says}");
-    let first = Kafka::shared().read_to_end(&topic).len();
+    let first = count(&topic);
     let left = format!("the range; '{topic}' holds the first {first} pairs");
     assert!(says.contains(&left) && !says.contains("nothing was written"), "{says}");
     assert!(says.contains("delete it, or name another topic"), "{says}");
     let says = refused(&run.line, run.range, &["--pairs-topic", &topic], 1);
     assert!(says.contains("holds records already") && says.contains("delete this one"), "{says}");
-    assert_eq!(Kafka::shared().read_to_end(&topic).len(), first);
+    assert_eq!(count(&topic), first);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::Daemon;
 use crate::support::model::{DEADLINE, Model, candidate, loaded, next_event, pointer, small_pages};
-use crate::support::{Input, Kafka, eventually};
+use crate::support::{Input, Kafka, eventually, eventually_some};
 
 fn sha(bytes: &[u8]) -> bytes::Bytes {
     Sha256::digest(bytes).to_vec().into()
@@ -89,9 +89,13 @@ impl Trial {
         *count += 1.0;
         let count = *count;
         eventually(DEADLINE, "the daemon counts it", || self.daemon.refused(kind) == count);
-        let output = self.daemon.process.output();
-        let said = output.lines().rev().find(|line| line.contains("version refused")).expect("a log line");
-        assert!(said.contains(word) && said.contains(&format!("version={version}")), "{said}");
+        let of_version = format!("version={version}");
+        let said = eventually_some(DEADLINE, "the daemon says it", || {
+            let output = self.daemon.process.output();
+            let is_of_version = |line: &&str| line.contains("version refused") && line.contains(&of_version);
+            output.lines().rev().find(is_of_version).map(str::to_owned)
+        });
+        assert!(said.contains(word), "{said}");
         assert_eq!(self.daemon.metric("easq_follower_version"), self.model.newest as f64);
         assert_eq!(self.daemon.metric("easq_follower_wanted_version"), version as f64);
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use easq::contract::Side;
@@ -18,17 +18,12 @@ pub const SOON: Duration = Duration::from_secs(120);
 /// A process of `easq run --role joiner` with a static name and its own metrics endpoint.
 pub struct Joiner {
     pub process: Easq,
-    address: String,
 }
 
 impl Joiner {
     pub fn start(line: &Line, instance_id: &str) -> Self {
-        // Free at this moment; the process takes it at once.
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("a bound address").to_string();
-        drop(listener);
-        let line = line.clone().set("joiner.instance_id", instance_id).set("telemetry.listen", &address);
-        Self { process: line.start(&["run", "--role", "joiner"]), address }
+        let line = line.clone().set("joiner.instance_id", instance_id).set("telemetry.listen", "127.0.0.1:0");
+        Self { process: line.start(&["run", "--role", "joiner"]) }
     }
 
     /// SIGTERM; it must drain and exit with code 0.
@@ -39,10 +34,16 @@ impl Joiner {
         assert_eq!(status.code(), Some(0), "{}", self.process.output());
     }
 
+    /// The text of all of them; empty before the process serves them.
+    fn metrics(&self) -> String {
+        let address = self.process.served_at();
+        address.and_then(|address| get(&address, "/metrics").ok()).unwrap_or_default()
+    }
+
     /// The samples of one metric, by their labels as they stand in the text; none before the process
     /// serves them.
     pub fn metric(&self, name: &str) -> BTreeMap<String, f64> {
-        let text = get(&self.address, "/metrics").unwrap_or_default();
+        let text = self.metrics();
         let samples = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('{'));
         samples
             .map(|sample| {
@@ -54,7 +55,7 @@ impl Joiner {
 
     /// The sample of a metric without labels.
     pub fn metric_of_all(&self, name: &str) -> Option<f64> {
-        let text = get(&self.address, "/metrics").unwrap_or_default();
+        let text = self.metrics();
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.map(|value| value.parse().expect("a number"))
     }

@@ -15,7 +15,11 @@ use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use super::{eventually, eventually_some};
+
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// That of records, over the restart of a broker.
+const DELIVERED_WITHIN: Duration = Duration::from_secs(300);
 
 /// Brokers to test against: those that every test of this process shares, or a
 /// [`Cluster`](super::Cluster) of one test's own.
@@ -202,7 +206,7 @@ impl Kafka {
 
     /// Partitions with a leader; 0 when the topic does not exist.
     pub fn partitions(&self, topic: &str) -> i32 {
-        led_partitions(&self.client().create().expect("a valid client configuration"), topic)
+        partitions(&self.client().create().expect("a valid client configuration"), topic).1
     }
 
     /// Writes records in this order and returns the partition and offset of each once all are there.
@@ -215,7 +219,7 @@ impl Kafka {
             .create()
             .expect("a valid producer configuration");
         let queued: Vec<_> = inputs.iter().map(|input| enqueue(&producer, topic, input)).collect();
-        producer.flush(2 * ANSWER_WITHIN).expect("all records delivered");
+        producer.flush(DELIVERED_WITHIN).expect("all records delivered");
         let delivered = queued.into_iter().map(|future| {
             match block_on(future).expect("a producer that lives until its deliveries") {
                 Ok(delivery) => (delivery.partition, delivery.offset),
@@ -229,6 +233,16 @@ impl Kafka {
     pub fn watermarks(&self, topic: &str, partition: i32) -> (i64, i64) {
         let client = self.read_committed();
         client.fetch_watermarks(topic, partition, ANSWER_WITHIN).expect("watermarks of an existing partition")
+    }
+
+    /// Waits until no transaction is open in a topic. A commit returns when its outcome is certain,
+    /// which is somewhat before readers see it.
+    #[track_caller]
+    pub fn settle(&self, topic: &str) {
+        eventually(ANSWER_WITHIN, &format!("no transaction is open in {topic}"), || {
+            (0..self.partitions(topic))
+                .all(|number| self.uncommitted_end(topic, number) == self.watermarks(topic, number).1)
+        });
     }
 
     /// The end of a partition, behind records of transactions that are still open.
@@ -246,8 +260,10 @@ impl Kafka {
     pub fn read_to_end(&self, topic: &str) -> Vec<Record> {
         let consumer = self.read_committed();
         // Asked of the client that is to read: without metadata its first fetch is a second late.
-        let partitions = led_partitions(&consumer, topic);
-        assert!(partitions > 0, "topic {topic} does not exist");
+        let partitions = eventually_some(ANSWER_WITHIN, &format!("{topic} has leaders"), || {
+            let (all, led) = partitions(&consumer, topic);
+            (led > 0 && led == all).then_some(led)
+        });
         let mut assignment = TopicPartitionList::new();
         for partition in 0..partitions {
             assignment
@@ -302,12 +318,13 @@ impl Kafka {
     }
 }
 
-fn led_partitions(client: &BaseConsumer, topic: &str) -> i32 {
+/// How many partitions a topic has, and how many of them have a leader.
+fn partitions(client: &BaseConsumer, topic: &str) -> (i32, i32) {
     let metadata = client.fetch_metadata(Some(topic), ANSWER_WITHIN).expect("metadata from the broker");
-    let led = |topic: &rdkafka::metadata::MetadataTopic| {
-        topic.partitions().iter().filter(|partition| partition.leader() >= 0).count()
-    };
-    metadata.topics().first().map_or(0, led).try_into().expect("a partition count that fits")
+    let partitions = metadata.topics().first().map_or(&[][..], |topic| topic.partitions());
+    let led = partitions.iter().filter(|partition| partition.leader() >= 0).count();
+    let number = |count: usize| i32::try_from(count).expect("a partition count that fits");
+    (number(partitions.len()), number(led))
 }
 
 fn enqueue(producer: &FutureProducer, topic: &str, input: &Input) -> rdkafka::producer::DeliveryFuture {

@@ -6,21 +6,31 @@ use std::thread;
 use std::time::Duration;
 
 use easq::contract::v1::{self, VersionKind};
+use easq::kafka::reader::ReadError;
 use easq::publish::registry::{PRODUCTION, Registry, RegistryReader};
-use easq::publish::{FollowEvent, Follower, manifest};
+use easq::publish::{FollowEvent, Follower, PublishError, manifest};
 use easq::settings::Settings;
 use easq::supervise::StopToken;
 
-use super::{Kafka, Record};
+use super::{Kafka, Record, eventually_some};
 
 /// The brokers that the settings name.
 fn brokers(settings: &Settings) -> Kafka {
     Kafka::at(&settings.kafka.bootstrap_servers, 1)
 }
 
+/// Brokers of a machine that stands still for a while answer afterwards.
+const ANSWER_WITHIN: Duration = Duration::from_secs(90);
+
 /// What a reader of the registry sees now.
+#[track_caller]
 pub fn registry(settings: &Settings) -> Registry {
-    RegistryReader::open(settings, "test reader", &StopToken::new()).expect("a registry").registry
+    let read = || match RegistryReader::open(settings, "test reader", &StopToken::new()) {
+        Ok(reader) => Some(reader.registry),
+        Err(PublishError::Read(ReadError::Unavailable { .. })) => None,
+        Err(error) => panic!("{error}"),
+    };
+    eventually_some(ANSWER_WITHIN, "the registry can be read", read)
 }
 
 /// Everything that was ever committed to the registry of a model, read at once.

@@ -13,9 +13,9 @@ use easq::settings::Settings;
 use easq::supervise::StopToken;
 use prost::Message;
 
-use super::{Input, Kafka, Line, eventually, eventually_some};
+use super::{Input, Kafka, Line, eventually, eventually_some, lineage};
 
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub const DEADLINE: Duration = Duration::from_secs(90);
 pub const PAGE_BYTES: usize = 4096;
 
 /// A model with its two topics and this test as its owner.
@@ -58,6 +58,8 @@ impl Model {
     }
 
     pub fn try_publish(&mut self, candidate: Candidate) -> Result<Published, PublishError> {
+        // A member that does not ask for long has left.
+        self.ownership.poll(Duration::ZERO).expect("a membership");
         let group = || self.ownership.group_metadata();
         let published = self.publisher.publish(candidate, &group)?;
         self.newest = published.manifest.version;
@@ -68,8 +70,7 @@ impl Model {
     /// certain, which is somewhat before the last reader sees it.
     pub fn registry(&self) -> Registry {
         eventually_some(DEADLINE, "the newest version is visible", || {
-            let reader = RegistryReader::open(&self.settings, "test reader", &StopToken::new());
-            let registry = reader.expect("a registry").registry;
+            let registry = lineage::registry(&self.settings);
             (registry.highest_version >= self.newest).then_some(registry)
         })
     }
@@ -111,8 +112,8 @@ pub fn small_pages(prefix: &str) -> Line {
     Line::new(prefix)
         .set("publish.page_bytes", PAGE_BYTES)
         .set("publish.keep_versions", 2)
-        .set("train.session_timeout_ms", 3_000)
-        .set("train.heartbeat_interval_ms", 500)
+        // No stall of the machine costs a test its model.
+        .set("train.session_timeout_ms", 60_000)
 }
 
 pub fn tensor(name: &str, bytes: Vec<u8>) -> HostTensor {
@@ -150,12 +151,16 @@ pub fn next_event(follower: &mut Follower) -> FollowEvent {
 }
 
 pub fn loaded(follower: &mut Follower, version: u64) -> usize {
-    match next_event(follower) {
-        FollowEvent::Loaded { manifest, pages_read } => {
-            assert_eq!(manifest.version, version);
-            pages_read
+    loop {
+        match next_event(follower) {
+            FollowEvent::Loaded { manifest, pages_read } => {
+                assert_eq!(manifest.version, version);
+                return pages_read;
+            }
+            // What was refused before is tried again until the follower hears of this one.
+            FollowEvent::Kept { wanted, .. } if wanted != version => {}
+            kept @ FollowEvent::Kept { .. } => panic!("version {version} was not loaded: {kept:?}"),
         }
-        kept @ FollowEvent::Kept { .. } => panic!("version {version} was not loaded: {kept:?}"),
     }
 }
 

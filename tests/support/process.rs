@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use super::{eventually, eventually_some};
 
-const FROZEN_WITHIN: Duration = Duration::from_secs(10);
+const FROZEN_WITHIN: Duration = Duration::from_secs(60);
+const LISTENS_WITHIN: Duration = Duration::from_secs(60);
 
 /// A running `easq`; killed when dropped, and its output is shown when the test fails.
 pub struct Easq {
@@ -74,9 +75,14 @@ impl Easq {
     /// Where it serves HTTP, as its log names it.
     #[track_caller]
     pub fn address(&self) -> String {
+        self.served_at().expect("the log line names the address")
+    }
+
+    /// The same; none before it serves.
+    pub fn served_at(&self) -> Option<String> {
         let output = self.output();
-        let (_, after) = output.split_once("address=").expect("the log line names the address");
-        after.split_whitespace().next().expect("an address").to_owned()
+        let (_, after) = output.split_once(" address=")?;
+        after.lines().next()?.split_whitespace().next().map(str::to_owned)
     }
 
     pub fn is_running(&mut self) -> bool {
@@ -100,9 +106,23 @@ impl Easq {
         self.child.id()
     }
 
-    /// SIGTERM: asks it to drain and leave.
+    /// SIGTERM: asks it to drain and leave. One that has only just begun would die of it: waits until
+    /// it listens.
+    #[track_caller]
     pub fn terminate(&self) {
+        eventually(LISTENS_WITHIN, "it listens to SIGTERM, or has ended", || {
+            self.catches_sigterm() || every_thread_is(&self.child, &["Z", "X"])
+        });
         self.signal("TERM");
+    }
+
+    /// As `proc_pid_status(5)` has it.
+    fn catches_sigterm(&self) -> bool {
+        const SIGTERM: u32 = 15;
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let mask = mask.map_or(0, |mask| u64::from_str_radix(mask.trim(), 16).expect("a mask"));
+        mask & (1 << (SIGTERM - 1)) != 0
     }
 
     /// As the function [`signal`].

@@ -45,7 +45,24 @@ pub fn command(line: &Line, range: (i64, i64), more: &[&str]) -> Vec<String> {
 pub fn replayed(line: &Line, range: (i64, i64), more: &[&str]) -> String {
     let (status, output) = Easq::run(command(line, range, more), DEADLINE);
     assert!(status.success(), "{output}");
+    settle(line, more);
     output
+}
+
+/// Waits until readers see what a replay with these words has committed.
+#[track_caller]
+fn settle(line: &Line, words: &[&str]) {
+    let settings = line.settings();
+    for word in words.windows(2) {
+        match word[0] {
+            "--pairs-topic" => line.kafka().settle(word[1]),
+            "--publish" => {
+                let model = format!("{}.replay-{}", settings.model.name, word[1]);
+                line.kafka().settle(&settings.topics.registry(&model));
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Runs to an error with this exit code; what it says.
@@ -61,6 +78,7 @@ pub fn refused(line: &Line, range: (i64, i64), more: &[&str], code: i32) -> Stri
 pub fn resumed(line: &Line, more: &[&str]) -> String {
     let (status, output) = Easq::run(line.arguments(&[&["backfill", "--resume"], more].concat()), DEADLINE);
     assert!(status.success(), "{output}");
+    settle(line, more);
     output
 }
 
@@ -72,10 +90,11 @@ pub fn ended_by(arguments: Vec<String>, failpoints: &str) -> (Option<i32>, Strin
     (status.code(), process.output())
 }
 
-/// Runs until a Ctrl-C that comes after the range has begun; what it says.
+/// Runs until a Ctrl-C that comes after the range has begun; what it says. Each look behind that is a
+/// long one: what is left of the range must not end before the Ctrl-C is heard.
 #[track_caller]
 pub fn interrupted(arguments: Vec<String>) -> String {
-    let (code, output) = ended_by(arguments, "backfill-look=4*off->1*return(INT)->sleep(20)");
+    let (code, output) = ended_by(arguments, "backfill-look=2*off->1*return(INT)->sleep(1000)");
     assert_eq!(code, Some(4), "{output}");
     output
 }

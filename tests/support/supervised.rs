@@ -82,8 +82,10 @@ impl Supervised {
     #[track_caller]
     pub fn stop(self, deadline: Duration) {
         self.must_run();
-        self.state().is_stopping = true;
-        self.signal("TERM");
+        let mut state = self.state();
+        state.is_stopping = true;
+        state.running.as_ref().expect("a running service").terminate();
+        drop(state);
         assert_eq!(self.wait_for_end(deadline), Some(0));
     }
 

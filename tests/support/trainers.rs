@@ -24,6 +24,8 @@ pub fn line_on(kafka: &Kafka, prefix: &str) -> Line {
         .set("publish.checkpoint_interval_ms", 700)
         .set("train.batch_groups", 8)
         .set("train.batch_age_ms", 20)
+        // No stall of the machine costs a trainer its model.
+        .set("train.session_timeout_ms", 60_000)
         // These samples mean nothing: no version is better than another one.
         .set("gate.warmup_steps", 1_000_000);
     line.create_topics(PARTITIONS);
@@ -33,6 +35,7 @@ pub fn line_on(kafka: &Kafka, prefix: &str) -> Line {
 /// A process of `easq run --role trainer` on a disk of its own that nobody has used before.
 pub struct Trainer {
     pub process: Easq,
+    line: Line,
     _home: TempDir,
 }
 
@@ -48,15 +51,17 @@ impl Trainer {
         let home = disk.path().to_str().expect("a path in UTF-8");
         let environment = [("HOME", home), ("TMPDIR", home), ("FAILPOINTS", failpoints)];
         let process = Easq::start_with(line.arguments(&["run", "--role", "trainer"]), environment);
-        Self { process, _home: disk }
+        Self { process, line: line.clone(), _home: disk }
     }
 
-    /// SIGTERM; it must drain and exit with code 0.
+    /// SIGTERM; it must drain and exit with code 0. Readers see its last version then.
     #[track_caller]
     pub fn stop(mut self) {
         self.process.terminate();
         let status = self.process.wait(SOON);
         assert_eq!(status.code(), Some(0), "{status}: {}", self.process.output());
+        let settings = self.line.settings();
+        self.line.kafka().settle(&settings.topics.registry(&settings.model.name));
     }
 
     /// Waits for the end that a failpoint brings: by SIGKILL, and no other.

@@ -1,5 +1,6 @@
 //! One Apache Kafka process, broker and controller, on data that outlives it.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -215,12 +216,18 @@ fn spawn(command: Command) -> io::Result<Child> {
 }
 
 /// Ports nobody listens on, below the range that the kernel gives to outgoing connections: a broker
-/// must find its own free again when it comes back.
+/// must find its own free again when it comes back, so that no one is given twice.
 pub fn free_ports(count: usize) -> Vec<SocketAddr> {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().expect("nobody panics with it");
     let mut bound: Vec<TcpListener> = Vec::new();
     while bound.len() < count {
         let port = rand::random_range(20_000..32_000);
-        bound.extend(TcpListener::bind((Ipv4Addr::LOCALHOST, port)));
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+            && given.insert(port)
+        {
+            bound.push(listener);
+        }
     }
     bound.iter().map(|listener| listener.local_addr().expect("a bound address")).collect()
 }
