@@ -20,7 +20,7 @@ pub struct Watch<'a> {
 
 impl<'a> Watch<'a> {
     pub fn new(sink: &'a mut Sink, range: Range) -> Self {
-        let progress = Progress::new(seconds(range.read_from_ms, range.read_until_ms));
+        let progress = Progress::new(seconds(range.read_from_ms, range.read_until_ms), "s of event time");
         Self { sink, range, progress, began: Instant::now() }
     }
 
@@ -51,7 +51,7 @@ impl Receiver for Watch<'_> {
         let left = elapsed * (total - done) as f64 / done.max(1) as f64;
         let left = Duration::try_from_secs_f64(left).map_or(i64::MAX, |left| left.as_secs() as i64);
         let message = format!(
-            "s of event time, at {}, {rate:.0} events/s, {} labels, {} pairs, {} left",
+            "at {}, {rate:.0} events/s, {} labels, {} pairs, {} left",
             Shown(time_ms),
             given.labels,
             given.pairs,

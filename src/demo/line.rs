@@ -127,7 +127,7 @@ impl Line {
 
     fn send_all(&mut self, world: &World, duration: Duration, stop: &StopToken) -> Result<(), DemoError> {
         let world = world.clone();
-        let mut progress = Progress::new(world.config().views);
+        let mut progress = Progress::new(world.config().views, "views");
         let mut producing = start("world", &self.settings, &self.seen, move |settings, seen, stop| {
             produce_world(settings, &world, duration, seen, stop)
         })?;
@@ -173,7 +173,7 @@ impl Line {
             )
         });
         let message = format!(
-            "views, {} answers, {} labels, {} pairs{}",
+            "{} answers, {} labels, {} pairs{}",
             produced.responses,
             counts.labelled_views,
             counts.preference_pairs,

@@ -83,7 +83,7 @@ pub fn evaluate(
         left_out: BTreeMap::new(),
     };
     let mut samples = SampleReader::open(&args.samples)?;
-    let mut progress = Progress::new(fs::metadata(&args.samples)?.len());
+    let mut progress = Progress::new(fs::metadata(&args.samples)?.len(), "bytes");
     let (mut number, mut lists) = (0, 0);
     while let Some(sample) = samples.next() {
         number += 1;
@@ -91,10 +91,10 @@ pub fn evaluate(
         lists += u64::from(matches!(sample.sample, Some(sample::Sample::HeldOutList(_))));
         run.take(sample).map_err(|fault| fault.at(&args.samples, number))?;
         if number.is_multiple_of(SHOWN_SAMPLES) {
-            progress.set(samples.bytes_read(), format!("bytes, {number} samples"));
+            progress.set(samples.bytes_read(), format!("{number} samples"));
         }
     }
-    progress.set(samples.bytes_read(), format!("bytes, {number} samples"));
+    progress.set(samples.bytes_read(), format!("{number} samples"));
     progress.finish();
     let figures: Vec<Figures> = run.models.iter().map(Measure::figures).collect();
     let has_all = (lists == 0 || figures[0].held_out.is_some()) && !figures[0].rows().is_empty();

@@ -30,7 +30,7 @@ pub fn run(settings: &Settings, args: &Args, stop: &StopToken) -> Result<(), Tra
     };
     FileTrainingBegins { path: &args.samples, step: begun.trainer.steps() }.emit();
     let mut learning = Learning::new(settings, begun, &args.samples);
-    let mut progress = Progress::new(bytes);
+    let mut progress = Progress::new(bytes, "bytes");
     while let Some(sample) = samples.next() {
         failpoint("train-sample");
         if stop.is_stopped() {

@@ -76,7 +76,7 @@ impl Summary {
     pub fn in_one_line(&self, trainer: &Trainer) -> String {
         let figures = trainer.progressive();
         format!(
-            "bytes, step {}, L_main {:.3}, behavior {:.3} (twin {:.3}), satisfaction {:.3} (twin {:.3})",
+            "step {}, L_main {:.3}, behavior {:.3} (twin {:.3}), satisfaction {:.3} (twin {:.3})",
             trainer.steps(),
             figures.loss_main,
             figures.behavior_win_rate,

@@ -97,7 +97,7 @@ pub fn run(settings: &Settings, args: &Args, stop: &StopToken) -> Result<(), Sim
     if let Some(path) = &args.held_out {
         write_held_out(&world, args.lists as usize, path)?;
     }
-    let mut progress = Progress::new(world.config().views);
+    let mut progress = Progress::new(world.config().views, "views");
     let began = Instant::now();
     let mut show = |_: &Delivery, produced: &Produced| {
         if produced.views.is_multiple_of(SHOWN_VIEWS) {
@@ -119,5 +119,5 @@ pub fn run(settings: &Settings, args: &Args, stop: &StopToken) -> Result<(), Sim
 fn summary(produced: &Produced, began: Instant) -> String {
     let rate = produced.views as f64 / began.elapsed().as_secs_f64().max(1e-3);
     let faults: u64 = produced.faults.values().sum();
-    format!("views, {rate:.0}/s, {} answers, {faults} faults", produced.responses)
+    format!("{rate:.0}/s, {} answers, {faults} faults", produced.responses)
 }

@@ -7,23 +7,26 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Shows how much of `total` is done, on standard error.
+/// Shows how much of `total` is done, on standard error. On a terminal the rest has a line of its own
+/// under the bar: beside it, 80 columns would cut it off.
 pub struct Progress {
     bar: Option<ProgressBar>,
     total: u64,
+    unit: &'static str,
     done: u64,
     message: String,
     next_line: Instant,
 }
 
 impl Progress {
-    pub fn new(total: u64) -> Self {
+    /// `unit`: what is counted, such as `views`.
+    pub fn new(total: u64, unit: &'static str) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {elapsed} {wide_msg}")
+            let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {prefix}, {elapsed}\n{wide_msg}")
                 .expect("the template is valid");
-            ProgressBar::new(total).with_style(style)
+            ProgressBar::new(total).with_style(style).with_prefix(unit)
         });
-        Self { bar, total, done: 0, message: String::new(), next_line: Instant::now() + LINE_INTERVAL }
+        Self { bar, total, unit, done: 0, message: String::new(), next_line: Instant::now() + LINE_INTERVAL }
     }
 
     pub fn set(&mut self, done: u64, message: String) {
@@ -46,6 +49,6 @@ impl Progress {
     }
 
     fn print_line(&self) {
-        eprintln!("{}/{} {}", self.done, self.total, self.message);
+        eprintln!("{}/{} {}, {}", self.done, self.total, self.unit, self.message);
     }
 }

@@ -2,6 +2,7 @@
 //! bytes each time, and nothing that runs beside it notices.
 
 mod isolation;
+mod progress;
 mod ranges;
 #[path = "../support/mod.rs"]
 mod support;
@@ -318,23 +319,5 @@ fn only_joining_writes_nothing_and_says_what_the_run_with_outputs_does() {
     ] {
         assert!(table(&only).contains(&part), "{part}: {only}");
     }
-    shows_how_far_it_has_come(&shown, &account);
-}
-
-/// Where there is no terminal: plain lines.
-fn shows_how_far_it_has_come(shown: &str, account: &Value) {
-    assert!(!shown.contains(['\r', '\x1b']), "{shown}");
-    let line =
-        shown.lines().rfind(|line| line.contains(" s of event time, at ")).expect("a line of progress");
-    let (done, rest) = line.split_once(" s of event time, at ").expect("how far it has come");
-    let (done, total) = done.split_once('/').expect("of how much");
-    let number = |text: &str| text.parse::<u64>().unwrap_or_else(|_| panic!("{text}: {line}"));
-    assert!(0 < number(done) && number(done) <= number(total), "{line}");
-    let parts: Vec<&str> = rest.split(", ").collect();
-    let [at, rate, labels, pairs, left] = parts[..] else { panic!("{line}") };
-    at.parse::<jiff::Timestamp>().expect(at);
-    assert!(number(rate.strip_suffix(" events/s").expect(rate)) > 0, "{line}");
-    assert_eq!(labels, format!("{} labels", account["labels"]));
-    assert_eq!(pairs, format!("{} pairs", account["preference_pairs"]));
-    assert!(left.ends_with(" left") && left.starts_with(|first: char| first.is_ascii_digit()), "{line}");
+    progress::is_in_plain_lines(&shown, &account);
 }

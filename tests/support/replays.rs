@@ -94,7 +94,7 @@ pub fn ended_by(arguments: Vec<String>, failpoints: &str) -> (Option<i32>, Strin
 /// long one: what is left of the range must not end before the Ctrl-C is heard.
 #[track_caller]
 pub fn interrupted(arguments: Vec<String>) -> String {
-    let (code, output) = ended_by(arguments, "backfill-look=2*off->1*return(INT)->sleep(1000)");
+    let (code, output) = ended_by(arguments, "backfill-look=4*off->1*return(INT)->sleep(1000)");
     assert_eq!(code, Some(4), "{output}");
     output
 }

@@ -145,7 +145,7 @@ pub fn compare(
     let contenders = chosen(args)?;
     let seeds = args.seeds.unwrap_or(if args.quick { 2 } else { 5 });
     let views = args.views.unwrap_or(if args.quick { 24_000 } else { 192_000 });
-    let mut progress = Progress::new(worlds.len() as u64 * seeds * contenders.len() as u64);
+    let mut progress = Progress::new(worlds.len() as u64 * seeds * contenders.len() as u64, "contenders");
     let mut report = Report::new(views, seeds);
     for world in worlds {
         for seed in 1..=seeds {
@@ -153,7 +153,7 @@ pub fn compare(
             let stream = stream(&settings, world, seed, views)?;
             let done = report.runs.len() as u64;
             let runs = learn_all(&settings, world, seed, &stream, &contenders, args, stop, &mut |runs| {
-                progress.set(done + runs, format!("contenders, world {}, seed {seed}", world.name));
+                progress.set(done + runs, format!("world {}, seed {seed}", world.name));
             })?;
             report.streams.push(StreamOf {
                 world: world.name,

@@ -117,7 +117,7 @@ pub fn poison(
 ) -> Result<(), CompareError> {
     let worlds = args.worlds.iter().map(|name| super::find_world(name)).collect::<Result<Vec<_>, _>>()?;
     let tasks = tasks(args)?;
-    let mut progress = Progress::new(worlds.len() as u64 * args.seeds * tasks.len() as u64);
+    let mut progress = Progress::new(worlds.len() as u64 * args.seeds * tasks.len() as u64, "runs");
     let mut runs = Vec::new();
     for world in worlds {
         for seed in 1..=args.seeds {
@@ -125,7 +125,7 @@ pub fn poison(
             let stream = stream(&settings, world, seed, args.views)?;
             let run = |task: &Task| run(&settings, world, seed, &stream, *task, stop);
             runs.extend(on_threads(&tasks, args.jobs, stop, run, &mut |_| ())?);
-            progress.set(runs.len() as u64, format!("runs, world {}, seed {seed}", world.name));
+            progress.set(runs.len() as u64, format!("world {}, seed {seed}", world.name));
             write(args, &runs)?;
         }
     }
