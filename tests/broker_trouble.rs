@@ -283,8 +283,12 @@ fn outputs_that_are_larger_than_the_brokers_allow_for_a_while_cost_no_effect_and
 fn outputs_with_too_few_replicas_in_sync_cost_no_effect_and_double_none() {
     let cluster = Cluster::start(3, 0);
     let line = line(&cluster)
-        // Not so short that the registry has no leader for as long.
+        // Longer than the registry has no leader after the kill, so that only what goes to the groups
+        // times out.
         .set("kafka.properties.message.timeout.ms", 15_000)
+        // Nor does a member lose its session before.
+        .set("joiner.session_timeout_ms", 60_000)
+        .set("train.session_timeout_ms", 60_000)
         .set("joiner.transaction_timeout_ms", 60_000)
         .set("publish.transaction_timeout_ms", 60_000);
     let groups = line.settings().topics.behavior_groups;

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
+use support::terminal::on_a_terminal;
 use support::{Easq, Kafka};
 use tempfile::TempDir;
 
@@ -57,6 +58,33 @@ fn a_short_demo_ends_with_whole_reports_and_everything_accounted_for() {
     for file in ["model.safetensors", "adapter_model.safetensors", "manifest.json"] {
         assert!(output.path().join("model/current").join(file).exists(), "the follower's {file}");
     }
+}
+
+/// What is logged while the bar stands comes above it, each line whole, and the bar is never mixed up
+/// with it.
+#[test]
+fn on_a_terminal_log_lines_and_the_bar_leave_each_other_alone() {
+    let output = TempDir::new().expect("a temporary folder");
+    let folder = output.path().to_str().expect("a path in UTF-8");
+    let words =
+        ["demo", "--duration", "4s", "--seed", "3", "--output", folder, "--set", "telemetry.log_filter=info"];
+    let screens = on_a_terminal(&words.map(str::to_owned));
+    let is_bar = |row: &String| row.starts_with(['█', '░']);
+    let is_log = |row: &String| row.contains(" INFO easq::");
+    let both = screens.iter().filter(|screen| screen.iter().any(is_bar) && screen.iter().any(is_log));
+    assert!(both.count() > 5, "nothing was logged beside the bar");
+    for screen in &screens {
+        let bars = screen.iter().filter(|row| row.contains(['█', '░']));
+        assert!(
+            bars.clone().count() <= 1 && bars.clone().all(|row| is_bar(row) && !is_log(row)),
+            "{screen:#?}"
+        );
+    }
+    // Rows that are full go on in the next one.
+    let last = screens.last().expect("a screen").concat();
+    assert!(!last.contains(['█', '░']), "the bar stays: {last}");
+    let versions = report(output.path())["versions"].as_u64().expect("a number");
+    assert_eq!(last.matches("version published").count() as u64, versions, "{last}");
 }
 
 #[test]

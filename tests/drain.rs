@@ -48,8 +48,7 @@ impl Broker {
             fs::read_to_string(format!("/proc/{process}/comm")).is_ok_and(|name| name.trim() == "java")
         };
         let broker = children.split_whitespace().find(is_java).expect("the broker's process");
-        let sent = Command::new("kill").args(["-s", name, broker]).status();
-        assert!(sent.is_ok_and(|status| status.success()), "SIG{name} could not be sent");
+        support::signal(broker.parse().expect("a number"), name);
     }
 }
 

@@ -156,7 +156,6 @@ fn an_input_topic_that_is_created_again_under_the_running_service_ends_it_with_w
         let topic = if side == Side::Views { topics.behavior } else { topics.responses };
         service.signal("STOP");
         line.kafka().delete_topic(&topic);
-        eventually(SOON, "the topic is gone", || line.kafka().partitions(&topic) == 0);
         line.kafka().create_topic(&topic, 1);
         line.kafka().produce(&topic, &refill);
         service.signal("CONT");

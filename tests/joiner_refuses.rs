@@ -10,7 +10,7 @@ use easq::joiner::{self, JoinerError};
 use easq::supervise::StopToken;
 use prost::Message;
 use support::joiners::{self, SOON};
-use support::{Input, Kafka, Line, eventually, response, view};
+use support::{Input, Kafka, Line, response, view};
 
 const NOW_MS: i64 = 1_700_000_000_000;
 
@@ -89,7 +89,6 @@ fn a_topic_that_was_created_again_is_refused() {
     Kafka::shared().produce(&topics.responses, std::slice::from_ref(&answer));
     consume_all(&line, 1);
     Kafka::shared().delete_topic(&topics.behavior);
-    eventually(SOON, "the topic is gone", || Kafka::shared().partitions(&topics.behavior) == 0);
     Kafka::shared().create_topic(&topics.behavior, 1);
     // As long as before, and with other records: only their identity tells.
     Kafka::shared().produce(&topics.behavior, &views(1_000..1_100));
@@ -111,7 +110,6 @@ fn a_topic_that_is_created_again_while_it_is_read_ends_the_joiner_also_when_it_i
     thread::spawn(move || sender.send(joiner::run(&settings, &of_joiner)));
     joiners::consumed_to_the_end(&line, 1);
     Kafka::shared().delete_topic(&topics.behavior);
-    eventually(SOON, "the topic is gone", || Kafka::shared().partitions(&topics.behavior) == 0);
     Kafka::shared().create_topic(&topics.behavior, 1);
     Kafka::shared().produce(&topics.behavior, &views(100..400));
     let ended = receiver.recv_timeout(SOON);
@@ -125,30 +123,42 @@ fn a_topic_that_is_created_again_while_it_is_read_ends_the_joiner_also_when_it_i
     assert!(message.contains(&topics.behavior) && message.contains("joiner.group"), "{message}");
 }
 
-/// librdkafka keeps what is sent to it until the transaction timeout, and the abort behind that fails
-/// as if another process had the transactional id.
+/// What one user's view and answer make, and a record that is none: outputs to three topics at least.
+fn write_some_of_each(line: &Line, user: &str, time_ms: i64) {
+    let topics = line.settings().topics;
+    let seen = view(user, "impression", time_ms).encode_to_vec();
+    let answer = response(user, "impression", time_ms + 1_000, Answer::Satisfied).encode_to_vec();
+    let views = [Input::new(user, seen, time_ms), Input::new(user, "not a view", time_ms)];
+    Kafka::shared().produce(&topics.behavior, &views);
+    Kafka::shared().produce(&topics.responses, &[Input::new(user, answer, time_ms + 1_000)]);
+}
+
+/// librdkafka keeps what is sent to it until the transaction timeout, also what goes to the topics that
+/// are there, and the abort behind that fails as if another process had the transactional id.
 #[test]
 fn an_output_topic_that_is_deleted_while_it_is_written_ends_the_joiner_with_its_name() {
-    let line = Line::new("output-deleted").set("joiner.transaction_timeout_ms", 3_000);
-    line.create_topics(1);
-    let topics = line.settings().topics;
-    Kafka::shared().produce(&topics.behavior, &[Input::new("user-1", "not a view", NOW_MS)]);
-    let (sender, receiver) = mpsc::channel();
-    let (settings, stop) = (line.settings(), StopToken::new());
-    let of_joiner = stop.clone();
-    thread::spawn(move || sender.send(joiner::run(&settings, &of_joiner)));
-    joiners::consumed_to_the_end(&line, 1);
-    Kafka::shared().delete_topic(&topics.dead_letters);
-    eventually(SOON, "the topic is gone", || Kafka::shared().partitions(&topics.dead_letters) == 0);
-    Kafka::shared().produce(&topics.behavior, &[Input::new("user-2", "not a view either", NOW_MS)]);
-    let ended = receiver.recv_timeout(SOON);
-    stop.stop();
-    let error = ended.expect("the joiner ends by itself").expect_err("the joiner refuses");
-    let message = error.to_string();
-    for part in [&*topics.dead_letters, "does not exist", "easq topics create", "docs/operations.md"] {
-        assert!(message.contains(part), "{message}");
+    for which in ["labelled views", "dead letters"] {
+        let line = Line::new("output-deleted").set("joiner.transaction_timeout_ms", 3_000);
+        line.create_topics(1);
+        let topics = line.settings().topics;
+        let topic = if which == "dead letters" { &topics.dead_letters } else { &topics.labelled_views };
+        write_some_of_each(&line, "user-1", NOW_MS);
+        let (sender, receiver) = mpsc::channel();
+        let (settings, stop) = (line.settings(), StopToken::new());
+        let of_joiner = stop.clone();
+        thread::spawn(move || sender.send(joiner::run(&settings, &of_joiner)));
+        joiners::consumed_to_the_end(&line, 1);
+        Kafka::shared().delete_topic(topic);
+        write_some_of_each(&line, "user-2", NOW_MS + 10_000);
+        let ended = receiver.recv_timeout(SOON);
+        stop.stop();
+        let error = ended.expect("the joiner ends by itself").expect_err("the joiner refuses");
+        let message = error.to_string();
+        for part in [&*format!("topic '{topic}' does not exist"), "docs/operations.md"] {
+            assert!(message.contains(part), "{which}: {message}");
+        }
+        assert!(!error.is_fenced(), "nobody has taken its id: {message}");
     }
-    assert!(!error.is_fenced(), "nobody has taken its id: {message}");
 }
 
 #[test]

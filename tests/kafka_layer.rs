@@ -49,14 +49,6 @@ fn read(settings: &Settings, topic: &str, from: From) -> Result<(Vec<String>, i6
     Ok((payloads, next))
 }
 
-/// A commit returns when its outcome is certain, which is somewhat before readers see it.
-#[track_caller]
-fn until_readable(topic: &str, partition: i32, end: i64) {
-    eventually(WITHIN, "what was committed can be read", || {
-        Kafka::shared().watermarks(topic, partition).1 == end
-    });
-}
-
 fn until_owned(ownership: &Ownership) {
     eventually(WITHIN, "the model is owned", || ownership.poll(POLL).expect("a membership") == Owned::Yes);
 }
@@ -72,7 +64,7 @@ fn a_reader_sees_what_was_committed_and_nothing_that_was_aborted() {
         if commit { producer.commit_outputs() } else { producer.abort() }.expect("an end");
     }
     // Each of the four has a control record; the last of them is the end of the log.
-    until_readable(&topic, 0, 8);
+    Kafka::shared().settle(&topic);
     let (payloads, next) = read(&settings, &topic, From::Beginning).expect("the log");
     assert_eq!(payloads, ["a", "c"]);
     assert_eq!(next, 8);
@@ -87,12 +79,12 @@ fn reading_to_the_end_stops_before_an_open_transaction() {
     first.begin().expect("a transaction");
     assert_eq!(first.deliver(&[record(&topic, 0, "a")]).expect("offsets"), [0]);
     first.commit_outputs().expect("a commit");
-    until_readable(&topic, 0, 2);
+    Kafka::shared().settle(&topic);
     second.begin().expect("a transaction");
     second.deliver(&[record(&topic, 0, "open")]).expect("offsets");
     assert_eq!(read(&settings, &topic, From::Beginning).expect("the log"), (vec!["a".to_owned()], 2));
     second.commit_outputs().expect("a commit");
-    until_readable(&topic, 0, 4);
+    Kafka::shared().settle(&topic);
     assert_eq!(read(&settings, &topic, From::Offset(2)).expect("the log").0, ["open"]);
 }
 
@@ -114,10 +106,7 @@ fn deliver_gives_the_offset_of_each_record_in_order() {
         expected.extend(numbers.into_iter().zip(offsets));
         producer.commit_outputs().expect("a commit");
     }
-    for partition in 0..3 {
-        // 200 a partition, one not asked about, and the end of each of the three transactions.
-        until_readable(&topic, partition, 204);
-    }
+    Kafka::shared().settle(&topic);
     let log = Kafka::shared().read_to_end(&topic);
     for (number, offset) in expected {
         let found = log.iter().find(|found| (found.partition, found.offset) == (number % 3, offset));
@@ -176,7 +165,7 @@ fn a_twin_with_the_same_transactional_id_fences_the_first() {
     second.begin().expect("a transaction");
     second.send(&record(&topic, 0, "second")).expect("room");
     second.commit_outputs().expect("a commit");
-    until_readable(&topic, 0, 4);
+    Kafka::shared().settle(&topic);
     assert_eq!(read(&settings, &topic, From::Beginning).expect("the log").0, ["second"]);
 }
 
@@ -204,7 +193,7 @@ fn who_has_lost_the_model_cannot_commit_and_its_successor_can() {
     producer.begin().expect("a transaction");
     producer.send(&record(&topic, 0, "owner")).expect("room");
     producer.commit(&[next()], &metadata).expect("a commit");
-    until_readable(&topic, 0, 4);
+    Kafka::shared().settle(&topic);
     assert_eq!(read(&settings, &topic, From::Beginning).expect("the log").0, ["owner"]);
 }
 

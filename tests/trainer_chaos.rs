@@ -54,7 +54,7 @@ impl<'a> Place<'a> {
     /// A trainer ends by itself only when it has lost the model.
     fn look_after(&mut self) {
         if !self.is_frozen && !self.trainer.process.is_running() {
-            self.trainer.wait_for_fence(self.line);
+            self.trainer.wait_for_fence();
             self.fenced += 1;
             self.restart();
         }

@@ -93,7 +93,7 @@ fn invariant_9_a_trainer_that_freezes_in_a_publish_loses_the_model_and_commits_n
         has_published_all(&line);
         let before = registry_records(&line);
         owner.process.signal("CONT");
-        owner.wait_for_fence(&line);
+        owner.wait_for_fence();
         assert_eq!(registry_records(&line), before, "woken up at {step}");
         owner = other;
     }
@@ -120,7 +120,7 @@ fn a_trainer_that_has_lost_the_model_ends_also_when_its_publish_never_does() {
     owner.process.signal("STOP");
     other.process.wait_for_output(OWNS, SOON);
     owner.process.signal("CONT");
-    owner.wait_for_fence(&line);
+    owner.wait_for_fence();
     assert!(owner.process.output().contains("did not end within 1 s"), "{}", owner.process.output());
     production_learns_all(&line);
     other.stop();
@@ -213,7 +213,7 @@ fn a_trainer_with_the_instance_id_of_another_takes_its_model_and_the_other_says_
     let mut first = Trainer::start(&line);
     production_learns_all(&line);
     let second = Trainer::start(&line);
-    first.wait_for_fence(&line);
+    first.wait_for_fence();
     assert!(first.process.output().contains("train.instance_id"), "{}", first.process.output());
     samples.write(100);
     production_learns_all(&line);

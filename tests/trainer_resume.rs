@@ -199,7 +199,6 @@ fn a_topic_of_samples_that_is_created_again_stops_the_trainer_also_when_it_is_lo
         // Frozen, it does not find the topic missing in between.
         running.process.signal("STOP");
         Kafka::shared().delete_topic(topic);
-        eventually(SOON, "the topic is gone", || Kafka::shared().partitions(topic) == 0);
         Kafka::shared().create_topic(topic, PARTITIONS);
         Samples::new(&settings, PARTITIONS).write(400);
         running.process.signal("CONT");

@@ -52,7 +52,8 @@ impl Receiver for Watch<'_> {
         let left = Duration::try_from_secs_f64(left).map_or(i64::MAX, |left| left.as_secs() as i64);
         let message = format!(
             "at {}, {rate:.0} events/s, {} labels, {} pairs, {} left",
-            Shown(time_ms),
+            // Whole seconds: on 80 columns each counts.
+            Shown(time_ms / 1000 * 1000),
             given.labels,
             given.pairs,
             Length(left.saturating_mul(1000)),

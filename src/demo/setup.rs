@@ -45,7 +45,7 @@ impl Broker {
         }
     }
 
-    /// What a run on this broker does not show.
+    /// What a run on this broker does not show, and what it leaves there.
     pub(super) fn note(&self) -> String {
         match self {
             Self::Embedded(_) => {
@@ -56,8 +56,8 @@ impl Broker {
             }
             Self::Real { run, .. } => format!(
                 "This ran on a real broker, with one instance of each role and without failures: the tests show \
-                 what happens when things break. The topics of this run are its own and stay there to be looked \
-                 at; delete those with 'demo-{run}' in their names."
+                 what happens when things break. Its topics are its own, and stay where the broker stays: all \
+                 those with 'demo-{run}' in their names can be deleted."
             ),
         }
     }

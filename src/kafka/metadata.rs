@@ -79,7 +79,7 @@ pub(super) fn partition_count<C: ClientContext>(
     }
 }
 
-/// Whether a topic that was said to be unknown is: asks for some seconds, since a broker that has
+/// Whether a topic that may be missing is: asks for some seconds, since a broker that has
 /// just started may not know it yet. False at the first sign of it, and when nobody answers.
 pub(super) fn is_missing<C: ClientContext>(client: &Client<C>, topic: &str, timeout: Duration) -> bool {
     let begun = Instant::now();

@@ -7,6 +7,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
+use super::progress::AboveBar;
 use crate::settings::{LogFormat, Telemetry};
 
 /// Logging cannot begin.
@@ -30,7 +31,7 @@ pub fn init_logging(settings: &Telemetry) -> Result<(), LoggingError> {
     let filter = parse_filter(&settings.log_filter)?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(AboveBar::default)
         .with_ansi(std::io::stderr().is_terminal());
     match settings.log_format {
         LogFormat::Text => lines.finish().try_init()?,

@@ -265,6 +265,7 @@ fn is_what_a_replay_at_rest_gives(line: &Line, range: (i64, i64), beside: &Path,
         files
     });
     assert_same(&at_rest, &beside);
+    line.kafka().settle(pairs);
     let written = line.kafka().read_to_end(pairs).len();
     assert_eq!(replays::pairs(&samples).len(), written);
 }

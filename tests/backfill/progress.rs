@@ -1,24 +1,23 @@
 //! How far a replay has come, as a person sees it.
 
-use std::process::Command;
-
 use serde_json::Value;
 
-use crate::support::Easq;
-use crate::support::replays::{DEADLINE, command};
-use crate::{RUN, said as said_in_words};
+use crate::support::replays::command;
+use crate::support::terminal::on_a_terminal;
+use crate::{RUN, said as table_in_words};
 
 /// What is said behind the seconds of event time, such as `at 2026-11-26T12:00:00Z, 5000 events/s,
 /// 120 labels, 30 pairs, 12 s left`.
+/// Gives the labels and the pairs.
 #[track_caller]
-fn says_what_was_done(said: &str, labels: &str, pairs: &str) {
+fn says_what_was_done(said: &str) -> (u64, u64) {
     let parts: Vec<&str> = said.split(", ").collect();
-    let [at, rate, shown_labels, shown_pairs, left] = parts[..] else { panic!("{said}") };
+    let [at, rate, labels, pairs, left] = parts[..] else { panic!("{said}") };
     at.strip_prefix("at ").expect(at).parse::<jiff::Timestamp>().expect(at);
-    let rate: u64 = rate.strip_suffix(" events/s").expect(rate).parse().expect(rate);
-    assert!(rate > 0, "{said}");
-    assert_eq!((shown_labels, shown_pairs), (&*format!("{labels} labels"), &*format!("{pairs} pairs")));
+    let number = |text: &str, unit: &str| text.strip_suffix(unit).expect(text).parse::<u64>().expect(text);
+    assert!(number(rate, " events/s") > 0, "{said}");
     assert!(left.ends_with(" left") && left.starts_with(|first: char| first.is_ascii_digit()), "{said}");
+    (number(labels, " labels"), number(pairs, " pairs"))
 }
 
 #[track_caller]
@@ -35,34 +34,32 @@ pub fn is_in_plain_lines(shown: &str, account: &Value) {
     let line = shown.lines().rfind(|line| line.contains(" events/s, ")).expect("a line of progress");
     let (done, said) = line.split_once(" s of event time, ").expect("how far it has come");
     says_how_far(done);
-    says_what_was_done(said, &account["labels"].to_string(), &account["preference_pairs"].to_string());
+    let number = |key: &str| account[key].as_u64().expect("a number");
+    assert_eq!(says_what_was_done(said), (number("labels"), number("preference_pairs")));
 }
 
 #[test]
 fn a_terminal_of_80_columns_shows_a_bar_and_all_of_what_was_done() {
     let run = &*RUN;
-    let replay = command(&run.line, run.range, &["--join-only"]);
-    let words = replay.iter().map(|word| format!("'{}'", word.replace('\'', "'\\''")));
-    let words = words.collect::<Vec<_>>().join(" ");
-    let mut terminal = Command::new("script");
-    let in_it = format!("stty cols 80; exec '{}' {words}", env!("CARGO_BIN_EXE_easq"));
-    terminal.args(["--quiet", "--return", "--command", &in_it, "/dev/null"]).env("TERM", "xterm");
-    let mut shown = Easq::spawn(terminal, words);
-    let status = shown.wait(DEADLINE);
-    let output = shown.output();
-    assert!(status.success(), "{output}");
-    // Each frame begins with a control sequence of the terminal, which ends with a letter.
-    let frame = output.split('\x1b').rfind(|frame| frame.contains('█')).expect("a bar that has moved");
-    let bar_at = frame.find('█').expect("a bar");
-    let columns: Vec<char> = frame[bar_at..].chars().collect();
-    let [bar, said] = [&columns[..80], &columns[80..]].map(|line| line.iter().collect::<String>());
+    let screens = on_a_terminal(&command(&run.line, run.range, &["--join-only"]));
+    // What was done stands below the bar, whole. Not every step is drawn.
+    let drawn = screens.iter().rev().find_map(|screen| {
+        let bar = screen.iter().rposition(|row| row.starts_with('█'))?;
+        Some((screen[bar].clone(), screen.get(bar + 1)?.clone()))
+    });
+    let (bar, said) = drawn.expect("a bar that has moved");
     let (done, _) = bar.split_once(" s of event time, ").expect("how far it has come");
     says_how_far(done.trim_start_matches(['█', '░', ' ']));
-    let table = said_in_words(&output);
-    let number = |row: &str| -> &str {
+    let (labels, pairs) = says_what_was_done(&said);
+    let left = screens.last().expect("a screen").join("\n");
+    assert!(!left.contains(['█', '░']), "the bar stays: {left}");
+    let last = left.lines().find(|row| row.contains(" s of event time, ")).expect("a last line");
+    assert!(last.starts_with("15987/15987 "), "{last}");
+    let table = table_in_words(&left);
+    let number = |row: &str| -> u64 {
         let (_, behind) = table.split_once(row).expect("a row of the table");
-        behind.split_whitespace().next().expect("a number")
+        behind.split_whitespace().next().expect("a number").parse().expect("a number")
     };
-    // Cut off, it would not have its end.
-    says_what_was_done(said.trim_end(), number(" labels "), number(" preference pairs "));
+    assert!((1..=number(" labels ")).contains(&labels), "{said}: {table}");
+    assert!((1..=number(" preference pairs ")).contains(&pairs), "{said}: {table}");
 }

@@ -68,8 +68,7 @@ impl Run {
 
     /// The model that a replay publishes under this name.
     fn replayed_model(&self, run: &str) -> Line {
-        let name = format!("{}.replay-{run}", self.line.settings().model.name);
-        self.line.clone().set("model.name", name)
+        replays::replayed_model(&self.line, run)
     }
 
     fn pairs(&self) -> BTreeMap<i32, Vec<PreferencePair>> {

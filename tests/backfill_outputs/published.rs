@@ -187,7 +187,9 @@ fn what_could_not_be_published_is_kept_and_published_as_another_run() {
     );
     eventually(DEADLINE, "the range has been replayed", || replay.is_frozen());
     let taken = run.replayed_model("taken");
-    Model::take_over(&taken).publish(candidate(10));
+    let mut model = Model::take_over(&taken);
+    model.publish(candidate(10));
+    model.settle();
     let before = topics_of(&taken.settings());
     replay.signal("CONT");
     assert_eq!(replay.wait(DEADLINE).code(), Some(1), "{}", replay.output());

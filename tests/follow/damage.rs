@@ -182,6 +182,7 @@ fn invariant_8_a_page_that_is_missing_or_of_another_model_is_refused_and_the_nex
     // Another model's pages, at the offsets that this one's manifest names.
     let mut other = Model::new(&small_pages("other-model"));
     let theirs = other.publish(candidate(20)).manifest;
+    other.settle();
     let page = &theirs.tensors[1].pages[0];
     let records = Kafka::shared().read_to_end(&other.page_topic());
     let record = records.into_iter().find(|record| record.offset == page.offset).expect("a page");

@@ -185,12 +185,14 @@ impl Kafka {
         }
     }
 
-    /// Deletes a topic with all its records.
+    /// Deletes a topic with all its records, and waits until it is gone.
+    #[track_caller]
     pub fn delete_topic(&self, name: &str) {
         let results = block_on(self.admin().delete_topics(&[name], &AdminOptions::new()));
         for result in results.expect("an answer to the request to delete a topic") {
             result.unwrap_or_else(|(name, error)| panic!("topic {name} was not deleted: {error}"));
         }
+        eventually(ANSWER_WITHIN, &format!("{name} is gone"), || self.partitions(name) == 0);
     }
 
     fn admin(&self) -> AdminClient<DefaultClientContext> {
@@ -239,9 +241,11 @@ impl Kafka {
     /// which is somewhat before readers see it.
     #[track_caller]
     pub fn settle(&self, topic: &str) {
-        eventually(ANSWER_WITHIN, &format!("no transaction is open in {topic}"), || {
-            (0..self.partitions(topic))
-                .all(|number| self.uncommitted_end(topic, number) == self.watermarks(topic, number).1)
+        let client = self.read_committed();
+        eventually(ANSWER_WITHIN, &format!("{topic} exists, and no transaction is open in it"), || {
+            let (all, led) = partitions(&client, topic);
+            let is_settled = |number| self.uncommitted_end(topic, number) == self.watermarks(topic, number).1;
+            all > 0 && led == all && (0..all).all(is_settled)
         });
     }
 
@@ -260,7 +264,7 @@ impl Kafka {
     pub fn read_to_end(&self, topic: &str) -> Vec<Record> {
         let consumer = self.read_committed();
         // Asked of the client that is to read: without metadata its first fetch is a second late.
-        let partitions = eventually_some(ANSWER_WITHIN, &format!("{topic} has leaders"), || {
+        let partitions = eventually_some(ANSWER_WITHIN, &format!("{topic} exists and has leaders"), || {
             let (all, led) = partitions(&consumer, topic);
             (led > 0 && led == all).then_some(led)
         });

@@ -75,6 +75,14 @@ impl Model {
         })
     }
 
+    /// Waits until readers see all that was published.
+    #[track_caller]
+    pub fn settle(&self) {
+        for topic in [self.registry_topic(), self.page_topic()] {
+            self.kafka.settle(&topic);
+        }
+    }
+
     pub fn registry_topic(&self) -> String {
         self.settings.topics.registry(&self.settings.model.name)
     }
@@ -151,17 +159,17 @@ pub fn next_event(follower: &mut Follower) -> FollowEvent {
 }
 
 pub fn loaded(follower: &mut Follower, version: u64) -> usize {
-    loop {
-        match next_event(follower) {
+    eventually_some(DEADLINE, &format!("version {version} is loaded"), || {
+        match follower.poll(Duration::from_millis(20)).expect("a registry that can be read")? {
             FollowEvent::Loaded { manifest, pages_read } => {
                 assert_eq!(manifest.version, version);
-                return pages_read;
+                Some(pages_read)
             }
             // What was refused before is tried again until the follower hears of this one.
-            FollowEvent::Kept { wanted, .. } if wanted != version => {}
+            FollowEvent::Kept { wanted, .. } if wanted != version => None,
             kept @ FollowEvent::Kept { .. } => panic!("version {version} was not loaded: {kept:?}"),
         }
-    }
+    })
 }
 
 pub fn current_tensors(dir: &Path) -> Vec<HostTensor> {

@@ -91,7 +91,7 @@ impl Easq {
 
     /// Whether all of it stands still after a SIGSTOP; not when it has ended.
     pub fn is_frozen(&self) -> bool {
-        every_thread_is(&self.child, &["T"])
+        every_thread_is(self.id(), &['T'])
     }
 
     /// The most memory that it has had, in bytes, as `proc_pid_status(5)` gives it; 0 when it has ended.
@@ -111,7 +111,7 @@ impl Easq {
     #[track_caller]
     pub fn terminate(&self) {
         eventually(LISTENS_WITHIN, "it listens to SIGTERM, or has ended", || {
-            self.catches_sigterm() || every_thread_is(&self.child, &["Z", "X"])
+            self.catches_sigterm() || every_thread_is(self.id(), &['Z', 'X'])
         });
         self.signal("TERM");
     }
@@ -128,7 +128,7 @@ impl Easq {
     /// As the function [`signal`].
     #[track_caller]
     pub fn signal(&self, name: &str) {
-        signal(&self.child, name);
+        signal(self.id(), name);
     }
 
     /// SIGKILL, and waits until it is gone.
@@ -161,25 +161,27 @@ impl Drop for Easq {
 }
 
 /// Sends a signal by its name, such as `STOP`, `CONT` or `INT`. Threads stop one after another:
-/// after a `STOP`, waits until no one of them runs any more. The child may have ended before.
+/// after a `STOP`, waits until no one of them runs any more. The process, a child of this one or of its
+/// children, may have ended before.
 #[track_caller]
-pub fn signal(child: &Child, name: &str) {
-    let status = Command::new("kill").args(["-s", name, &child.id().to_string()]).status();
+pub fn signal(process: u32, name: &str) {
+    let status = Command::new("kill").args(["-s", name, &process.to_string()]).status();
     assert!(status.is_ok_and(|status| status.success()), "SIG{name} could not be sent");
     if name == "STOP" {
-        eventually(FROZEN_WITHIN, "no thread runs", || every_thread_is(child, &["T", "Z", "X"]));
+        eventually(FROZEN_WITHIN, "no thread runs", || every_thread_is(process, &['T', 'Z', 'X']));
     }
 }
 
 /// Whether each thread is in one of these states, as `proc_pid_status(5)` has them: `T` stands still,
 /// `Z` and `X` have ended.
-fn every_thread_is(child: &Child, states: &[&str]) -> bool {
-    let tasks = fs::read_dir(format!("/proc/{}/task", child.id())).expect("a child of this process");
+fn every_thread_is(process: u32, states: &[char]) -> bool {
+    let tasks =
+        fs::read_dir(format!("/proc/{process}/task")).expect("a process whose end nobody has asked for");
     tasks.map_while(Result::ok).all(|task| {
         // One that has ended on the way runs no more.
         let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
         let mut state = status.lines().filter_map(|line| line.strip_prefix("State:"));
-        state.all(|state| states.iter().any(|letter| state.trim_start().starts_with(letter)))
+        state.all(|state| state.trim_start().starts_with(states))
     })
 }
 

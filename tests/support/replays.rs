@@ -49,16 +49,20 @@ pub fn replayed(line: &Line, range: (i64, i64), more: &[&str]) -> String {
     output
 }
 
+/// The model that a replay of this name publishes.
+pub fn replayed_model(line: &Line, run: &str) -> Line {
+    line.clone().set("model.name", format!("{}.replay-{run}", line.settings().model.name))
+}
+
 /// Waits until readers see what a replay with these words has committed.
 #[track_caller]
 fn settle(line: &Line, words: &[&str]) {
-    let settings = line.settings();
     for word in words.windows(2) {
         match word[0] {
             "--pairs-topic" => line.kafka().settle(word[1]),
             "--publish" => {
-                let model = format!("{}.replay-{}", settings.model.name, word[1]);
-                line.kafka().settle(&settings.topics.registry(&model));
+                let settings = replayed_model(line, word[1]).settings();
+                line.kafka().settle(&settings.topics.registry(&settings.model.name));
             }
             _ => {}
         }

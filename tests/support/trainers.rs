@@ -75,12 +75,12 @@ impl Trainer {
     /// Waits until another owns the model and this process ends for it: with exit code 3, and words
     /// that name the model and say what to do.
     #[track_caller]
-    pub fn wait_for_fence(&mut self, line: &Line) {
+    pub fn wait_for_fence(&mut self) {
         let status = self.process.wait(SOON);
         let output = self.process.output();
         assert_eq!(status.code(), Some(3), "{status}: {output}");
         let last = output.lines().last().expect("a process that fails says why");
-        assert!(last.contains(&line.settings().model.name) && last.contains("restart"), "{last}");
+        assert!(last.contains(&self.line.settings().model.name) && last.contains("restart"), "{last}");
     }
 
     /// How many versions it has published, as it says itself.

@@ -1,5 +1,6 @@
 //! What becomes of the records of a transaction, as their delivery reports tell it.
 
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use rdkafka::error::RDKafkaErrorCode;
@@ -18,6 +19,10 @@ pub(super) const UNKNOWN_OFFSET: i64 = -1;
 pub(super) struct Deliveries {
     /// The first failed delivery.
     pub(super) failed: Option<Failure>,
+    /// Topics with a failed delivery that may not be there: brokers that do not know one say so,
+    /// rightly or not, and librdkafka keeps records for a deleted one until they time out, those for
+    /// other topics of the transaction with them.
+    pub(super) perhaps_missing: BTreeSet<String>,
     /// Where the records of the running `deliver` were stored.
     pub(super) offsets: Vec<i64>,
 }
@@ -28,9 +33,6 @@ pub(super) struct Failure {
     pub(super) reason: String,
     /// The same record would fail again.
     pub(super) for_good: bool,
-    /// The topic, when it may not be there: brokers that do not know it say so, rightly or not, and
-    /// librdkafka keeps records for a deleted one until they time out.
-    pub(super) perhaps_missing: Option<String>,
 }
 
 impl Failure {
@@ -45,7 +47,6 @@ impl Failure {
         Self {
             reason: format!("a record of {bytes} bytes for '{topic}' partition {partition} failed: {why}"),
             for_good: code.is_some_and(is_refused_for_good),
-            perhaps_missing: code.is_some_and(is_said_when_missing).then(|| topic.to_owned()),
         }
     }
 }
@@ -63,7 +64,8 @@ fn is_refused_for_good(code: RDKafkaErrorCode) -> bool {
 }
 
 fn is_said_when_missing(code: RDKafkaErrorCode) -> bool {
-    metadata::is_unknown_code(code) || code == RDKafkaErrorCode::MessageTimedOut
+    use RDKafkaErrorCode as Code;
+    metadata::is_unknown_code(code) || matches!(code, Code::MessageTimedOut | Code::PurgeQueue)
 }
 
 /// Takes delivery reports on the producer's polling thread.
@@ -86,7 +88,11 @@ impl ProducerContext for DeliveryContext {
                 let bytes = message.payload().map_or(0, <[u8]>::len);
                 let code = error.rdkafka_error_code();
                 let failure = Failure::new(message.topic(), message.partition(), bytes, code);
-                self.lock().failed.get_or_insert(failure);
+                let mut deliveries = self.lock();
+                deliveries.failed.get_or_insert(failure);
+                if code.is_some_and(is_said_when_missing) {
+                    deliveries.perhaps_missing.insert(message.topic().to_owned());
+                }
             }
         }
     }
@@ -103,8 +109,7 @@ mod tests {
         assert!(!failure(RDKafkaErrorCode::PurgeQueue).for_good);
         assert!(failure(RDKafkaErrorCode::TopicAuthorizationFailed).for_good);
         // A broker that has just started may say so of a topic that is there.
-        let unknown = failure(RDKafkaErrorCode::UnknownTopic);
-        assert!(!unknown.for_good && unknown.perhaps_missing.as_deref() == Some("t"));
+        assert!(!failure(RDKafkaErrorCode::UnknownTopic).for_good);
         let large = failure(RDKafkaErrorCode::MessageSizeTooLarge);
         assert!(!large.for_good, "the limit can be raised");
         for part in ["9 bytes", "'t' partition 3", "max.message.bytes"] {

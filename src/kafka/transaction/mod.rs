@@ -37,8 +37,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// Of a refusal by the brokers.
 const REMEDY: &str = "; grant the rights (Write on the transactional id) or correct the credentials";
 /// Of a topic that is not there.
-const CREATE: &str =
-    ": if somebody deleted it, docs/operations.md says what is lost; create it with `easq topics create`";
+const MISSING_REMEDY: &str = "docs/operations.md (When something is lost) says what to do if it was deleted";
 /// How long a full queue is served before the record is offered again.
 const QUEUE_POLL: Duration = Duration::from_millis(5);
 
@@ -244,9 +243,10 @@ impl TransactionalProducer {
         }
         match error.rdkafka_error_code() {
             // A transaction that has failed already takes no more records.
-            Some(RDKafkaErrorCode::State | RDKafkaErrorCode::PurgeQueue) => self.must_abort(CALL, reason),
+            Some(RDKafkaErrorCode::State | RDKafkaErrorCode::PurgeQueue) => self.failed(CALL, reason),
             Some(code) if metadata::is_unknown_code(code) => {
-                self.perhaps_missing(CALL, &record.topic, reason)
+                self.deliveries().perhaps_missing.insert(record.topic.to_string());
+                self.failed(CALL, reason)
             }
             _ => self.fatal(CALL, reason),
         }
@@ -276,20 +276,24 @@ impl TransactionalProducer {
         match (failed, self.producer.client().fatal_error()) {
             (_, Some((code, text))) => Err(self.ended(call, code, text)),
             (Some(failure), None) if failure.for_good => Err(self.fatal(call, failure.reason)),
-            (Some(failure), None) => Err(match failure.perhaps_missing {
-                Some(topic) => self.perhaps_missing(call, &topic, failure.reason),
-                None => self.must_abort(call, failure.reason),
-            }),
+            (Some(failure), None) => Err(self.failed(call, failure.reason)),
             (None, None) => Ok(()),
         }
     }
 
-    /// What a topic does not take is final only if the topic is missing for a while.
-    fn perhaps_missing(&self, call: &'static str, topic: &str, reason: String) -> TransactionError {
-        match metadata::is_missing(self.producer.client(), topic, REQUEST_TIMEOUT) {
-            true => self.fatal(call, format!("{reason}; topic '{topic}' does not exist{CREATE}")),
-            false => self.must_abort(call, reason),
-        }
+    /// The transaction cannot commit: for good where a topic is missing that it writes to.
+    fn failed(&self, call: &'static str, reason: String) -> TransactionError {
+        self.of_missing_topic(call, &reason).unwrap_or_else(|| self.must_abort(call, reason))
+    }
+
+    /// An error that names a topic of the open transaction that is not there, if there is one. Each may
+    /// be asked for, once something has failed: the brokers are asked for seconds then.
+    fn of_missing_topic(&self, call: &'static str, reason: &str) -> Option<TransactionError> {
+        let topics = self.deliveries().perhaps_missing.clone();
+        let is_missing =
+            |topic: &String| metadata::is_missing(self.producer.client(), topic, REQUEST_TIMEOUT);
+        let topic = topics.into_iter().find(is_missing)?;
+        Some(self.fatal(call, format!("{reason}; topic '{topic}' does not exist: {MISSING_REMEDY}")))
     }
 
     /// Waits until no record is on its way any more, delivered or failed; bounded by
@@ -356,7 +360,8 @@ impl TransactionalProducer {
         self.producer.context().lock()
     }
 
-    /// The client is unusable: by fencing, or because a person has to change something first.
+    /// The client is unusable: by fencing, or because a person has to change something first, a topic
+    /// that is gone included.
     fn ended(&self, call: &'static str, code: RDKafkaErrorCode, reason: String) -> TransactionError {
         use RDKafkaErrorCode::{InvalidTransactionTimeout, UnsupportedFeature, UnsupportedVersion};
         let human = is_access_refused(code)
@@ -364,7 +369,13 @@ impl TransactionalProducer {
         if human {
             return self.fatal(call, reason);
         }
-        TransactionError::Fenced { transactional_id: self.transactional_id.clone(), call, reason }
+        let transactional_id = self.transactional_id.clone();
+        // An abort of what librdkafka could not add to the transaction ends so, too.
+        self.of_missing_topic(call, &reason).unwrap_or(TransactionError::Fenced {
+            transactional_id,
+            call,
+            reason,
+        })
     }
 
     fn must_abort(&self, call: &'static str, reason: String) -> TransactionError {

@@ -76,7 +76,8 @@ impl Broker {
     }
 
     pub fn signal(&self, name: &str) {
-        signal(self.process().as_ref().expect("a running broker"), name);
+        assert!(self.ended().is_none(), "the broker has ended");
+        signal(self.process().as_ref().expect("a running broker").id(), name);
     }
 
     /// Waits for its end and forgets the process, so that it can be started again.
