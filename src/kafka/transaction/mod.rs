@@ -286,8 +286,8 @@ impl TransactionalProducer {
         self.of_missing_topic(call, &reason).unwrap_or_else(|| self.must_abort(call, reason))
     }
 
-    /// An error that names a topic of the open transaction that is not there, if there is one. Each may
-    /// be asked for, once something has failed: the brokers are asked for seconds then.
+    /// An error that names a topic of the open transaction that is not there, if there is one. Asks the
+    /// brokers, for some seconds before it believes them.
     fn of_missing_topic(&self, call: &'static str, reason: &str) -> Option<TransactionError> {
         let topics = self.deliveries().perhaps_missing.clone();
         let is_missing =
