@@ -110,7 +110,9 @@ fn no_reader_sees_a_pointer_before_its_version_is_whole() {
 
 #[test]
 fn an_owner_that_has_lost_the_model_publishes_nothing() {
-    let mut model = Model::new(&small_pages("fenced"));
+    // A publisher waits for as long as a session lasts to hear of another membership.
+    let line = small_pages("fenced").set("train.session_timeout_ms", 6_000);
+    let mut model = Model::new(&line.set("train.heartbeat_interval_ms", 1_000));
     model.publish(candidate(10));
     let lost: GroupMetadata = model.ownership.group_metadata().expect("owned");
     let before = model.registry();
