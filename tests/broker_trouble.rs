@@ -24,6 +24,8 @@ const TRIES: usize = 5;
 const SPAN_MS: i64 = 3 * 3_600_000;
 /// Long, so that trouble comes in the middle of a transaction.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(2);
+/// What is written lies there for as long before it is committed: a look on a busy machine finds it.
+const LONG_TRANSACTIONS: &str = "transaction-before-offsets=sleep(1500)";
 /// Short, so that a test can wait for longer.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -45,18 +47,12 @@ struct Traffic<'a> {
     service: &'a Supervised,
     deliveries: Vec<Delivery>,
     written: usize,
-    /// Readers of what is committed, and of everything.
-    readers: [BaseConsumer; 2],
 }
 
 impl<'a> Traffic<'a> {
     fn new(line: &'a Line, service: &'a Supervised, seed: u64) -> Self {
         let deliveries = world::deliveries(&line.settings(), VIEWS, SPAN_MS, seed, PARTITIONS);
-        let readers = ["read_committed", "read_uncommitted"].map(|level| {
-            let config = line.kafka().client().set("isolation.level", level).clone();
-            config.create().expect("a valid client configuration")
-        });
-        Self { line, service, deliveries, written: 0, readers }
+        Self { line, service, deliveries, written: 0 }
     }
 
     /// Writes the next part of [`PARTS`], through whatever troubles the brokers.
@@ -79,12 +75,18 @@ impl<'a> Traffic<'a> {
     /// Writes until the joiner is in the middle of a transaction.
     #[track_caller]
     fn work(&mut self) {
+        // Readers of what is committed, and of everything. New ones: those that have known brokers which
+        // were away ask for long.
+        let readers = ["read_committed", "read_uncommitted"].map(|level| {
+            let config = self.line.kafka().client().set("isolation.level", level).clone();
+            config.create().expect("a valid client configuration")
+        });
         let is_hit = (0..TRIES).any(|_| {
             self.write();
             let written = Instant::now();
             eventually_some(SOON, "the joiner works on a part", || {
                 self.service.must_run();
-                let is_open = self.has_open_outputs();
+                let is_open = self.has_open_outputs(&readers);
                 // Once all of this part is committed, only the next one brings another transaction. To ask
                 // for that takes long beside a transaction.
                 let is_over = || written.elapsed() > COMMIT_INTERVAL && self.is_committed();
@@ -94,12 +96,11 @@ impl<'a> Traffic<'a> {
         assert!(is_hit, "no transaction was open with outputs in it");
     }
 
-    fn has_open_outputs(&self) -> bool {
+    fn has_open_outputs(&self, [committed, all]: &[BaseConsumer; 2]) -> bool {
         let topic = &self.line.settings().topics.behavior_groups;
         // No answer while leaders change: looked at again.
         let end =
             |reader: &BaseConsumer, partition| Some(reader.fetch_watermarks(topic, partition, SOON).ok()?.1);
-        let [committed, all] = &self.readers;
         let is_open = |partition| end(all, partition) > end(committed, partition).or(Some(i64::MAX));
         (0..PARTITIONS).any(is_open)
     }
@@ -134,7 +135,7 @@ fn survives(brokers: usize, seed: u64, trouble: impl FnOnce(&Cluster, &mut Traff
 #[track_caller]
 fn survives_on(cluster: &Cluster, line: &Line, seed: u64, trouble: impl FnOnce(&Cluster, &mut Traffic<'_>)) {
     println!("seed {seed}");
-    let service = Supervised::start(line, &["run", "--role", "all"]);
+    let service = Supervised::start_with(line, &["run", "--role", "all"], LONG_TRANSACTIONS);
     let mut traffic = Traffic::new(line, &service, seed);
     trouble(cluster, &mut traffic);
     while traffic.written < traffic.deliveries.len() {

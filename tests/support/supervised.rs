@@ -32,13 +32,19 @@ struct State {
 impl Supervised {
     /// Starts `command` on a line.
     pub fn start(line: &Line, command: &[&str]) -> Self {
+        Self::start_with(line, command, "")
+    }
+
+    /// The same, with failpoints in each run.
+    pub fn start_with(line: &Line, command: &[&str], failpoints: &'static str) -> Self {
         let arguments = line.arguments(command);
-        let running = Some(Easq::start(&arguments));
+        let run = move || Easq::start_with(&arguments, [("FAILPOINTS", failpoints)]);
+        let running = Some(run());
         let state = State { running, before: String::new(), restarts: 0, ended: None, is_stopping: false };
         let state = Arc::new(Mutex::new(state));
         let watched = state.clone();
         let supervisor = thread::spawn(move || {
-            while watch(&mut lock(&watched), &arguments) {
+            while watch(&mut lock(&watched), &run) {
                 thread::sleep(BETWEEN_LOOKS);
             }
         });
@@ -123,7 +129,7 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 /// Looks after the process; false when there is nothing to look after any more.
-fn watch(state: &mut State, arguments: &[String]) -> bool {
+fn watch(state: &mut State, run: &dyn Fn() -> Easq) -> bool {
     let Some(easq) = state.running.as_mut() else { return false };
     if easq.is_running() {
         return true;
@@ -133,7 +139,7 @@ fn watch(state: &mut State, arguments: &[String]) -> bool {
     state.running = None;
     if code == Some(RESTART) && !state.is_stopping {
         state.restarts += 1;
-        state.running = Some(Easq::start(arguments));
+        state.running = Some(run());
         return true;
     }
     state.ended = Some(code);
