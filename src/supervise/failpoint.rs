@@ -10,6 +10,12 @@
 pub fn failpoint(name: &'static str) {
     let _ = name;
     fail::fail_point!(name, |signal: Option<String>| {
+        if signal.as_deref() == Some("STOP") {
+            // It stops this thread, and then the others: sent to the process, the signal may reach another
+            // thread first, and this one would run on for a while.
+            nix::sys::signal::raise(nix::sys::signal::SIGSTOP).expect("a signal to oneself");
+            return;
+        }
         let signal = signal.unwrap_or_else(|| "KILL".to_owned());
         let process = std::process::id().to_string();
         let sent = std::process::Command::new("kill").args(["-s", &signal, &process]).status();
