@@ -6,9 +6,8 @@ use crate::support::replays::command;
 use crate::support::terminal::on_a_terminal;
 use crate::{RUN, said as table_in_words};
 
-/// What is said behind the seconds of event time, such as `at 2026-11-26T12:00:00Z, 5000 events/s,
-/// 120 labels, 30 pairs, 12 s left`.
-/// Gives the labels and the pairs.
+/// The labels and the pairs of what is said behind the seconds of event time, such as
+/// `at 2026-11-26T12:00:00Z, 5000 events/s, 120 labels, 30 pairs, 12s left`.
 #[track_caller]
 fn says_what_was_done(said: &str) -> (u64, u64) {
     let parts: Vec<&str> = said.split(", ").collect();
